@@ -1,0 +1,28 @@
+// Package cache keeps what an origin answered, and never serves it after it
+// was declared void.
+//
+// Deleting keys is not the invalidation. The invalidation is one number in a
+// small sorted set, the ledger: "everything under this tag older than seq is
+// void". Every entry carries the ledger position that was known before its
+// fetch began, its token; every read compares the entry's scopes with the
+// process's own mirror of the ledger. So a purge costs the same for one entry
+// and for a million, a late fill is harmless, and hits never ask the ledger.
+//
+// Hold one Store a process. Run keeps its mirror in step; Fetch reads through
+// it; Invalidate, then Barrier, then whatever tells browsers; Reclaim gives the
+// memory back when there is time.
+//
+//	store := cache.New(rdb, log, cache.Config{Namespace: "fw"})
+//	go store.Run(ctx)
+//	res, err := store.Fetch(ctx, cache.Request{Key: "post:42", Tags: []string{"post:42"}}, fill)
+//
+// It promises: when Barrier has returned for an event, no Fetch that starts
+// afterwards, in any process of the namespace, returns content that the origin
+// gave before that event and that carries one of its scopes. It holds when
+// Redis loses the ledger, when a failover forgets an event, and when a node
+// is cut off; then reads go to the origin. A machine whose clocks both stand
+// still while others go on is outside of the promise.
+//
+// The Redis client should fail fast: ContextTimeoutEnabled, timeouts below a
+// second. Entries may be read from replicas; scripts always go to masters.
+package cache

@@ -1,0 +1,108 @@
+package cache
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+)
+
+// Config of a Store. The zero Config works.
+type Config struct {
+	// Namespace is the prefix of all Redis keys, so that several sites share a Redis.
+	Namespace string `envconfig:"NAMESPACE" default:"fw" desc:"prefix of our Redis keys"`
+	// Retain is how long the ledger remembers; no entry lives longer. Zero
+	// means 24h, at least 10m.
+	Retain time.Duration `envconfig:"CACHE_RETAIN" default:"24h" desc:"longest life of a cached answer"`
+	// FillTimeout bounds one request to the origin, whoever waits for it.
+	// Zero means 10s, at most 1m.
+	FillTimeout time.Duration `envconfig:"CACHE_FILL_TIMEOUT" default:"10s" desc:"bound of one fetch from the origin"`
+	// MaxBody is the largest body that is stored, in bytes; larger ones are
+	// served and forgotten. Zero means 4 MiB.
+	MaxBody int64 `envconfig:"CACHE_MAX_BODY" default:"4194304" desc:"largest body that is cached, in bytes"`
+
+	// Embedded says that the store lives and dies with this process, so that
+	// no other process can hold a lease that the ledger forgot.
+	Embedded bool `ignored:"true"`
+	// Metrics, when not nil, is told what the cache does.
+	Metrics prometheus.Registerer `ignored:"true"`
+}
+
+var namespacePattern = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+
+func (c Config) withDefaults() Config {
+	if c.Namespace == "" {
+		c.Namespace = "fw"
+	}
+	if c.Retain == 0 {
+		c.Retain = 24 * time.Hour
+	}
+	if c.FillTimeout == 0 {
+		c.FillTimeout = 10 * time.Second
+	}
+	if c.MaxBody == 0 {
+		c.MaxBody = 4 << 20
+	}
+	return c
+}
+
+// Validate reports everything that is wrong with c.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	if !namespacePattern.MatchString(c.Namespace) {
+		errs = append(errs, fmt.Errorf("namespace %q: want 1 to 32 of a-z, 0-9, _ and -", c.Namespace))
+	}
+	if c.Retain < 10*time.Minute {
+		errs = append(errs, fmt.Errorf("retain %v: at least 10m, what a failover may have to give back", c.Retain))
+	}
+	if c.FillTimeout < 0 || c.FillTimeout > time.Minute {
+		errs = append(errs, fmt.Errorf("fill timeout %v: between 0 and 1m", c.FillTimeout))
+	}
+	if c.MaxBody < 0 || c.MaxBody > 256<<20 {
+		errs = append(errs, fmt.Errorf("max body %d: between 0 and 256 MiB", c.MaxBody))
+	}
+	return errors.Join(errs...)
+}
+
+// leaseTime is how long a node may trust its mirror after a sync began. It is
+// one constant: the barrier waits that long for a node that it cannot hear,
+// and a node with a longer lease would outlive the wait.
+const leaseTime = 2 * time.Second
+
+// Store is one process's view of the cache.
+type Store struct {
+	rdb   redis.UniversalClient
+	log   *slog.Logger
+	cfg   Config
+	names names
+	node  string        // random: two processes with one name would acknowledge for each other
+	lease time.Duration // leaseTime, save in tests
+
+	mu sync.Mutex
+}
+
+// New returns a Store on rdb. It does nothing until it is asked, or run.
+func New(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Store {
+	cfg = cfg.withDefaults()
+	return &Store{
+		rdb: rdb, log: log, cfg: cfg,
+		names: names{ns: cfg.Namespace},
+		node:  randomHex(),
+		lease: leaseTime,
+	}
+}
+
+// randomHex returns 16 random hexadecimal digits.
+func randomHex() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
