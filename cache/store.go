@@ -28,6 +28,8 @@ type Config struct {
 	// served and forgotten. Zero means 4 MiB.
 	MaxBody int64 `envconfig:"CACHE_MAX_BODY" default:"4194304" desc:"largest body that is cached, in bytes"`
 
+	// Foreign names what other programs keep in the same Redis.
+	Foreign ForeignConfig `ignored:"true"`
 	// Embedded says that the store lives and dies with this process, so that
 	// no other process can hold a lease that the ledger forgot.
 	Embedded bool `ignored:"true"`
@@ -69,7 +71,7 @@ func (c Config) Validate() error {
 	if c.MaxBody < 0 || c.MaxBody > 256<<20 {
 		errs = append(errs, fmt.Errorf("max body %d: between 0 and 256 MiB", c.MaxBody))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Foreign.Validate())...)
 }
 
 // leaseTime is how long a node may trust its mirror after a sync began. It is
@@ -85,18 +87,57 @@ type Store struct {
 	names names
 	node  string        // random: two processes with one name would acknowledge for each other
 	lease time.Duration // leaseTime, save in tests
+	now   func() instant
 
-	mu sync.Mutex
+	scripts scripts
+	metrics *metrics
+	mirror  *mirror
+	pace    *pace
+	reclaim *reclaimer
+	bell    chan struct{} // holds one ring
+	turns   turns
+	faults  faults
+
+	mu      sync.Mutex
+	flights map[string]*flight // :: key → the fetch that serves it
+}
+
+// faults are repairs that tests take out, to see that they are needed.
+type faults struct {
+	joinersUnchecked bool   // who joined a fetch takes its result as it is
+	leaseUnchecked   bool   // the mirror is trusted after its lease ended
+	tokenLate        bool   // the token of a fill is taken after the fetch
+	afterLookup      func() // called between looking an entry up and judging it
 }
 
 // New returns a Store on rdb. It does nothing until it is asked, or run.
 func New(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Store {
+	return newStore(rdb, log, cfg, options{lease: leaseTime, now: now, scripts: shipped})
+}
+
+// options are what tests vary.
+type options struct {
+	lease   time.Duration
+	now     func() instant
+	scripts scripts
+	faults  faults
+}
+
+func newStore(rdb redis.UniversalClient, log *slog.Logger, cfg Config, o options) *Store {
 	cfg = cfg.withDefaults()
+	n := names{ns: cfg.Namespace}
+	m := &mirror{lease: o.lease, now: o.now, scopes: map[string]uint64{}}
 	return &Store{
-		rdb: rdb, log: log, cfg: cfg,
-		names: names{ns: cfg.Namespace},
-		node:  randomHex(),
-		lease: leaseTime,
+		rdb: rdb, log: log, cfg: cfg, names: n,
+		node: randomHex(), lease: o.lease, now: o.now,
+		scripts: o.scripts,
+		metrics: newMetrics(cfg.Metrics, m),
+		mirror:  m,
+		pace:    &pace{},
+		reclaim: newReclaimer(rdb, n, log, cfg.Metrics),
+		bell:    make(chan struct{}, 1),
+		faults:  o.faults,
+		flights: make(map[string]*flight),
 	}
 }
 

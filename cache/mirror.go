@@ -1,0 +1,308 @@
+package cache
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// instant is one look at both clocks of this machine. The monotonic one stands
+// still while a machine is suspended or migrated, the wall clock can be set:
+// a lease runs only while both say so.
+type instant struct {
+	mono time.Duration
+	wall time.Time
+}
+
+var processStart = time.Now()
+
+func now() instant {
+	t := time.Now()
+	return instant{mono: t.Sub(processStart), wall: t.Round(0)}
+}
+
+// mirror is what this process knows of the ledger. It only ever gains: merging
+// is the maximum of two sets, so it does not matter how often or in which
+// order answers come in.
+type mirror struct {
+	lease time.Duration  // fixed after New
+	now   func() instant // fixed after New
+
+	mu      sync.RWMutex
+	epoch   string // of the ledger; empty before the first sync
+	token   uint64 // every event up to it is in here
+	newest  string // member of the newest event known; the ledger must know it too
+	floor   uint64 // everything older is void
+	scopes  map[string]uint64
+	globs   []glob // newest first, at most maxGlobs
+	pruneAt int    // number of scopes at which those below the floor are dropped
+
+	left   bool          // no lease any more
+	synced bool          // a lease was granted in this epoch
+	since  instant       // when the sync that granted it began
+	cold   time.Duration // monotonic; not usable before, see merge
+}
+
+type glob struct {
+	pattern string
+	seq     uint64
+}
+
+// maxGlobs bounds the patterns that each read is matched against. The oldest
+// beyond it becomes part of the floor: it voids everything older than itself.
+const maxGlobs = 64
+
+// pruneMin is the number of scopes below which pruning is not worth a look.
+const pruneMin = 1024
+
+// position is a place in one ledger. Its parts are captured together: a token
+// means nothing in another epoch.
+type position struct {
+	epoch string
+	token uint64
+}
+
+func (m *mirror) position() position {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return position{m.epoch, m.token}
+}
+
+// known returns what a sync sends along.
+func (m *mirror) known() (at position, newest string) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return position{m.epoch, m.token}, m.newest
+}
+
+// usable reports whether the lease runs: no barrier of an event that is not in
+// here can have ended. Callers ask after they looked at the scopes.
+func (m *mirror) usable() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.running(m.now())
+}
+
+func (m *mirror) running(at instant) bool {
+	mono, wall := at.mono-m.since.mono, at.wall.Sub(m.since.wall)
+	return m.synced && !m.left && at.mono >= m.cold &&
+		mono >= 0 && mono < m.lease && wall >= 0 && wall < m.lease
+}
+
+// judge reports which kind of scope voids what was filled for key at a
+// position, "" none, and then whether the mirror could tell.
+func (m *mirror) judge(key string, filled position, lists ...[]string) (void string, usable bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	void = m.voids(key, filled, lists)
+	return void, m.running(m.now())
+}
+
+func (m *mirror) voids(key string, filled position, lists [][]string) string {
+	switch {
+	case filled.epoch != m.epoch:
+		return "epoch"
+	case filled.token < m.floor:
+		return "all"
+	}
+	var buf [64]byte
+	if m.scopes[string(append(append(buf[:0], keyScope...), key...))] > filled.token {
+		return "key"
+	}
+	for _, scopes := range lists {
+		for _, s := range scopes {
+			if m.scopes[s] > filled.token {
+				return scopeKind(s)
+			}
+		}
+	}
+	for _, g := range m.globs {
+		if g.seq <= filled.token {
+			break
+		}
+		if matchGlob(g.pattern, key) {
+			return "pattern"
+		}
+	}
+	return ""
+}
+
+func scopeKind(scope string) string {
+	switch {
+	case strings.HasPrefix(scope, tagScope):
+		return "tag"
+	case strings.HasPrefix(scope, pathScope):
+		return "path"
+	case scope == negative:
+		return "negative"
+	}
+	return "other"
+}
+
+// answer is what the ledger told a sync.
+type answer struct {
+	token, floor uint64
+	whole        bool
+	epoch        string
+	newest       string
+	now, cold    uint64 // µs, server clock
+	scopes       []stamp
+}
+
+type stamp struct {
+	scope string
+	seq   uint64
+}
+
+// merge takes in an answer to a question that was sent at t0 and came at t1.
+// It reports whether there was news, which is worth acknowledging at once.
+func (m *mirror) merge(a answer, t0, t1 instant) (news bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a.epoch != m.epoch {
+		m.begin(a.epoch)
+	}
+	// A node that had no lease when the ledger moved to another server may meet
+	// entries whose event is still to be given back by one that had.
+	if !m.running(t0) && a.cold > a.now {
+		m.cold = max(m.cold, t1.mono+time.Duration(a.cold-a.now)*time.Microsecond)
+	}
+	news = m.add(a.scopes)
+	m.floor = max(m.floor, a.floor)
+	m.token = max(m.token, a.token)
+	if a.whole {
+		m.newest = a.newest
+	}
+	if !m.synced || t0.mono > m.since.mono {
+		m.synced, m.since = true, t0
+	}
+	m.prune()
+	return news
+}
+
+// learn takes in an event that this process itself wrote, so that it can give
+// it back should the ledger lose it before any node read it.
+func (m *mirror) learn(mark Mark, scopes []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mark.Epoch != m.epoch {
+		m.begin(mark.Epoch)
+	}
+	stamps := make([]stamp, len(scopes))
+	for i, s := range scopes {
+		stamps[i] = stamp{s, mark.Seq}
+	}
+	m.add(stamps)
+	if mark.Seq > memberSeq(m.newest) {
+		m.newest = mark.Member
+	}
+}
+
+// begin forgets everything: what another ledger said is void, and so is what
+// was filled under it.
+func (m *mirror) begin(epoch string) {
+	m.epoch, m.token, m.newest, m.floor = epoch, 0, "", 0
+	m.scopes, m.globs, m.pruneAt = make(map[string]uint64), nil, pruneMin
+	m.synced = false
+}
+
+func (m *mirror) add(stamps []stamp) (news bool) {
+	for _, s := range stamps {
+		switch pattern, isGlob := strings.CutPrefix(s.scope, globScope); {
+		case s.scope == "@":
+		case s.scope == everyone:
+			m.floor = max(m.floor, s.seq)
+		case isGlob:
+			news = m.addGlob(glob{pattern, s.seq}) || news
+		case s.seq > m.scopes[s.scope]:
+			m.scopes[s.scope] = s.seq
+			news = true
+		}
+	}
+	return news
+}
+
+func (m *mirror) addGlob(g glob) (news bool) {
+	if i := slices.IndexFunc(m.globs, func(h glob) bool { return h.pattern == g.pattern }); i >= 0 {
+		if m.globs[i].seq >= g.seq {
+			return false
+		}
+		m.globs = slices.Delete(m.globs, i, i+1)
+	}
+	i, _ := slices.BinarySearchFunc(m.globs, g, func(a, b glob) int { return cmp.Compare(b.seq, a.seq) })
+	m.globs = slices.Insert(m.globs, i, g)
+	if last := len(m.globs) - 1; last == maxGlobs {
+		m.floor = max(m.floor, m.globs[last].seq)
+		m.globs = m.globs[:last]
+	}
+	return true
+}
+
+// prune drops what the floor says already.
+func (m *mirror) prune() {
+	if len(m.scopes) < m.pruneAt {
+		return
+	}
+	for s, seq := range m.scopes {
+		if seq <= m.floor {
+			delete(m.scopes, s)
+		}
+	}
+	m.globs = slices.DeleteFunc(m.globs, func(g glob) bool { return g.seq <= m.floor })
+	m.pruneAt = max(pruneMin, 2*len(m.scopes))
+}
+
+// recent returns what events named from a seq on, as the ledger spells it.
+func (m *mirror) recent(from uint64) []stamp {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out []stamp
+	for s, seq := range m.scopes {
+		if seq >= from {
+			out = append(out, stamp{s, seq})
+		}
+	}
+	for _, g := range m.globs {
+		if g.seq >= from {
+			out = append(out, stamp{globScope + g.pattern, g.seq})
+		}
+	}
+	if m.floor >= from {
+		out = append(out, stamp{everyone, m.floor})
+	}
+	return out
+}
+
+// gaveBack notes that the ledger knows again what this node knows.
+func (m *mirror) gaveBack(epoch, newest string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.epoch == epoch {
+		m.newest = newest
+	}
+}
+
+// leave ends the lease for good: an answer that is still under way grants none.
+func (m *mirror) leave() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.left = true
+}
+
+func (m *mirror) size() int {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return len(m.scopes) + len(m.globs)
+}
+
+// age is how long ago the sync began that the mirror rests on.
+func (m *mirror) age() time.Duration {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if !m.synced {
+		return 0
+	}
+	return m.now().mono - m.since.mono
+}

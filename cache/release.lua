@@ -1,0 +1,4 @@
+-- Ends a fill that stored nothing.
+-- KEYS[1] fill lease   ARGV[1] token of the lease
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0

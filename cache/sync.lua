@@ -1,0 +1,20 @@
+-- Tells a node what it does not know yet, renews its lease, and takes the token that it came with as the
+-- acknowledgement of everything up to it.
+-- KEYS and ARGV[1..3] as clock.lua   ARGV[4] node, [5] lease in µs, [6] newest event member and [7] epoch that the node knows
+-- Returns {token, floor, whole, epoch, newest member, now, cold, {scope, seq, ...}}. whole is '0' where the ledger
+-- lacks the node's newest event: a failover lost a suffix, and the node must give it back. A node without a
+-- running lease may not trust its mirror before cold (µs, '0' none).
+local whole = '1'
+if ARGV[6] ~= '' and ARGV[7] == epoch and not redis.call('ZSCORE', KEYS[2], ARGV[6]) then
+  local low = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+  if not low or tonumber(string.match(ARGV[6], '^%d+')) > tonumber(low) then whole = '0' end
+end
+local from = ARGV[7] == epoch and ARGV[1] or '0'
+redis.call('ZADD', KEYS[3], from, ARGV[4])
+redis.call('ZADD', KEYS[4], string.format('%.0f', now + tonumber(ARGV[5])), ARGV[4])
+-- No LIMIT: the scopes of one event share a seq, and a page could cut between them.
+local out = redis.call('ZRANGE', KEYS[1], '(' .. from, '+inf', 'BYSCORE', 'WITHSCORES')
+redis.call('ZADD', KEYS[1], s, '@') -- every later seq is above this token
+local newest = redis.call('ZRANGE', KEYS[2], -1, -1)[1] or ''
+local cold = redis.call('HGET', KEYS[5], 'until') or '0'
+return {s, f, whole, epoch, newest, string.format('%.0f', now), cold, out}
