@@ -1,0 +1,222 @@
+package webhook
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// SourceConfig is one entry of sources in freshwire.yaml. Which of the keys
+// below scheme mean something depends on the scheme; one that means nothing
+// there is refused, because its author believes that it protects something.
+type SourceConfig struct {
+	CMS    string `yaml:"cms" required:"true" example:"ghost" desc:"who sends: picks scheme, headers and field paths. One of generic, standardwebhooks, ghost"`
+	Scheme string `yaml:"scheme" enum:"hmac,token,basic,query-token,body-secret,standardwebhooks,ghost,none" desc:"how the sender proves itself; picked by cms, except for generic. none accepts anybody and must be written out"`
+
+	Secret          string   `yaml:"secret" secret:"true" example:"${BLOG_SECRET}" desc:"what sender and we share; for basic without username: user:password"`
+	PreviousSecrets []string `yaml:"previous_secrets" secret:"true" desc:"secrets still accepted while the sender is moved to the new one"`
+	Username        string   `yaml:"username" desc:"basic: the user, secret being the password"`
+	Password        string   `yaml:"password" secret:"true" desc:"basic: another word for secret, beside username"`
+
+	Header          string        `yaml:"header" desc:"header of the signature or token (hmac: X-Webhook-Signature, token: Authorization)"`
+	HeaderPrefix    string        `yaml:"header_prefix" example:"svix" desc:"standardwebhooks: what the names of its three headers begin with (webhook)"`
+	Prefix          string        `yaml:"prefix" example:"sha256=" desc:"what stands before the signature or token in the header (token without header: \"Bearer \")"`
+	Hash            string        `yaml:"hash" enum:"sha1,sha256,sha512" desc:"hmac: the hash (sha256)"`
+	Encoding        string        `yaml:"encoding" enum:"hex,base64" desc:"hmac: how the signature is written (hex)"`
+	SignedPayload   string        `yaml:"signed_payload" example:"{timestamp}.{body}" desc:"hmac: what is signed, of {body}, {timestamp}, {id} and text ({body})"`
+	TimestampHeader string        `yaml:"timestamp_header" desc:"hmac: header of the signed time (X-Webhook-Timestamp when signed_payload has {timestamp})"`
+	TimestampUnit   string        `yaml:"timestamp_unit" enum:"s,ms" desc:"hmac: unit of the signed time (s)"`
+	Tolerance       time.Duration `yaml:"tolerance" default:"5m" desc:"how far a signed time may be from our clock, both ways; at most 24h"`
+	LegacyBodyOnly  bool          `yaml:"legacy_body_only" desc:"ghost: also accept Ghost before 5.87.1, which signs no time"`
+	Param           string        `yaml:"param" desc:"query-token: the URL's parameter (token)"`
+	Path            string        `yaml:"path" desc:"body-secret: where the body holds the secret (secret)"`
+
+	MaxBody          int64         `yaml:"max_body" default:"1MiB" unit:"bytes" desc:"largest body accepted, at most 32MiB; larger ones are answered 413"`
+	DeliveryIDHeader string        `yaml:"delivery_id_header" example:"X-Delivery-Id" desc:"header whose value names the delivery; a repeat with the same value is a duplicate"`
+	DedupeWindow     time.Duration `yaml:"dedupe_window" default:"10s" desc:"without delivery id and signed time: for how long the same bytes are the same delivery, and not a second save; 1ms to 10m"`
+	EventHeader      string        `yaml:"event_header" desc:"header of the event's name; short for event_from: header:NAME"`
+	EventFrom        string        `yaml:"event_from" example:"query:event" desc:"where the event's name stands: query:NAME, header:NAME or body:PATH (generic: body:type, ghost: query:event)"`
+	Paths            Paths         `yaml:"paths" desc:"generic, standardwebhooks: where the body holds the parts of the event"`
+
+	PublicKeyPEM string `yaml:"public_key_pem" later:"certificate signatures come with cms: contentstack" desc:"contentstack: the public key"`
+	ContentDir   string `yaml:"content_dir" later:"it comes with cms: github" desc:"github: the folder of the content"`
+}
+
+// Paths says where a body holds the parts of an event: keys, apart by dots.
+type Paths struct {
+	Type         string `yaml:"type" desc:"content type (what stands before the last dot of the event's name)"`
+	ID           string `yaml:"id" default:"data.id" desc:"id of the entity"`
+	Slug         string `yaml:"slug" default:"data.slug" desc:"its slug"`
+	PreviousSlug string `yaml:"previous_slug" example:"data.previous_slug" desc:"its slug before the change"`
+	Locale       string `yaml:"locale" default:"data.locale" desc:"its language"`
+	Environment  string `yaml:"environment" desc:"environment or space of the CMS"`
+	Version      string `yaml:"version" example:"data.updatedAt" desc:"its version, as the origin tells it too: number, time or hash"`
+}
+
+const (
+	defaultTolerance    = 5 * time.Minute
+	defaultDedupeWindow = 10 * time.Second
+	defaultMaxBody      = 1 << 20
+
+	maxTolerance    = 24 * time.Hour // delivery ids are remembered for longer
+	maxDedupeWindow = 10 * time.Minute
+	maxMaxBody      = 32 << 20 // bodies travel through the queue
+	maxPrevious     = 8        // each secret costs one HMAC a delivery
+	shortSecret     = 16       // bytes; shorter ones can be guessed
+)
+
+var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+// complaints collects what is wrong with a key.
+type complaints func(key, format string, args ...any)
+
+// NewSource checks cfg and returns the source. The error joins every mistake,
+// each beginning with the key in the configuration file: "sources.blog.secret: …".
+func NewSource(name string, cfg SourceConfig) (*Source, error) {
+	var errs []error
+	complain := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("sources."+name+"."+key+": "+format, args...))
+	}
+	if !sourceName.MatchString(name) {
+		return nil, fmt.Errorf("sources: %q cannot be a source's name: use 1 to 64 letters, digits, '_', '-', '.'", name)
+	}
+	s := &Source{name: name, cfg: cfg}
+	s.cfg.PreviousSecrets = slices.DeleteFunc(slices.Clone(cfg.PreviousSecrets), func(p string) bool { return p == "" })
+
+	var err error
+	if s.cms, err = findCMS(cfg.CMS); err != nil {
+		complain("cms", "%w", err)
+	} else {
+		s.cfg.Scheme = cmp.Or(cfg.Scheme, s.cms.scheme)
+	}
+	s.prepareLimits(complain)
+	s.prepareEvent(complain)
+
+	// Without a CMS that we know, a missing scheme is not a mistake of its own.
+	if s.cms != nil || cfg.Scheme != "" {
+		if s.scheme, err = findScheme(s.cfg.Scheme); err != nil {
+			complain("scheme", "%w", err)
+		}
+	}
+	if s.scheme != nil {
+		s.refuseIdleKeys(cfg, complain)
+		if s.scheme.prepare != nil {
+			s.scheme.prepare(s, complain)
+		}
+		s.prepareSecrets(complain)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return s, nil
+}
+
+func (s *Source) prepareLimits(complain complaints) {
+	c := &s.cfg
+	c.Tolerance = cmp.Or(c.Tolerance, defaultTolerance)
+	c.DedupeWindow = cmp.Or(c.DedupeWindow, defaultDedupeWindow)
+	c.MaxBody = cmp.Or(c.MaxBody, defaultMaxBody)
+	if c.Tolerance < 0 || c.Tolerance > maxTolerance {
+		complain("tolerance", "%v is not between 0s and %v", c.Tolerance, maxTolerance)
+	}
+	if c.DedupeWindow < time.Millisecond || c.DedupeWindow > maxDedupeWindow {
+		complain("dedupe_window", "%v is not between 1ms and %v", c.DedupeWindow, maxDedupeWindow)
+	}
+	if c.MaxBody < 0 || c.MaxBody > maxMaxBody {
+		complain("max_body", "%d bytes is not between 1 and %d", c.MaxBody, maxMaxBody)
+	}
+}
+
+func (s *Source) prepareEvent(complain complaints) {
+	c := &s.cfg
+	for _, h := range []struct{ key, name string }{
+		{"header", c.Header}, {"timestamp_header", c.TimestampHeader},
+		{"delivery_id_header", c.DeliveryIDHeader}, {"event_header", c.EventHeader},
+	} {
+		if h.name != "" && !isToken(h.name) {
+			complain(h.key, "%q cannot be a header's name", h.name)
+		}
+	}
+	if c.EventHeader != "" {
+		if c.EventFrom != "" {
+			complain("event_from", "stands beside event_header; write one of them")
+		}
+		c.EventFrom = "header:" + c.EventHeader
+	}
+	if place, name, _ := strings.Cut(c.EventFrom, ":"); c.EventFrom != "" &&
+		(name == "" || !slices.Contains([]string{"query", "header", "body"}, place)) {
+		complain("event_from", "%q is none of query:NAME, header:NAME, body:PATH", c.EventFrom)
+	}
+	if s.cms != nil && s.cms.defaults != nil {
+		s.cms.defaults(c)
+	}
+}
+
+// refuseIdleKeys complains about keys that the scheme does not look at.
+func (s *Source) refuseIdleKeys(written SourceConfig, complain complaints) {
+	var all []string
+	for _, sc := range schemes {
+		all = append(all, sc.uses...)
+	}
+	slices.Sort(all)
+	fields := reflect.ValueOf(written)
+	for i := range fields.NumField() {
+		key, value := fields.Type().Field(i).Tag.Get("yaml"), fields.Field(i)
+		if !slices.Contains(all, key) || slices.Contains(s.scheme.uses, key) || value.IsZero() {
+			continue
+		}
+		if key == "tolerance" && written.Tolerance == defaultTolerance {
+			continue // the default, which the decoder of the file fills in
+		}
+		if key == "previous_secrets" && len(s.cfg.PreviousSecrets) == 0 {
+			continue
+		}
+		complain(key, "means nothing with scheme %s; remove it", s.scheme.name)
+	}
+}
+
+func (s *Source) prepareSecrets(complain complaints) {
+	if !slices.Contains(s.scheme.uses, "secret") {
+		s.warnings = append(s.warnings, "sources."+s.name+".scheme: none accepts deliveries of anybody who finds the URL")
+		return
+	}
+	if s.cfg.Secret == "" {
+		complain("secret", "is empty; without a secret nothing can be verified (scheme: none accepts anybody)")
+	}
+	if len(s.cfg.PreviousSecrets) > maxPrevious {
+		complain("previous_secrets", "holds %d, at most %d", len(s.cfg.PreviousSecrets), maxPrevious)
+	}
+	for i, secret := range append([]string{s.cfg.Secret}, s.cfg.PreviousSecrets...) {
+		at := "secret"
+		if i > 0 {
+			at = fmt.Sprintf("previous_secrets[%d]", i-1)
+		}
+		if secret == "" {
+			continue
+		}
+		key := []byte(secret)
+		if s.scheme.key != nil {
+			var err error
+			if key, err = s.scheme.key(s, secret); err != nil {
+				complain(at, "%w", err)
+				continue
+			}
+		}
+		s.keys = append(s.keys, key)
+		if len(key) < shortSecret {
+			s.warn(at, "has %d bytes; take at least %d random ones", len(key), shortSecret)
+		}
+		if strings.TrimSpace(secret) != secret {
+			s.warn(at, "begins or ends with white space, which becomes part of it")
+		}
+	}
+}
+
+func (s *Source) warn(key, format string, args ...any) {
+	s.warnings = append(s.warnings, fmt.Sprintf("sources."+s.name+"."+key+": "+format, args...))
+}
