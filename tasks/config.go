@@ -1,0 +1,122 @@
+package tasks
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config is shared by Queue, Worker and Records; the zero Config works. All
+// processes of a site must agree on Namespace.
+type Config struct {
+	// Namespace is the name of the Asynq queue and the prefix of our keys.
+	// Empty means "fw".
+	Namespace string `envconfig:"NAMESPACE" default:"fw" desc:"prefix of our Redis keys and name of the Asynq queue; [a-z0-9_-]{1,32}"`
+
+	// Concurrency is how many events one worker process runs at a time.
+	// Zero means 32.
+	Concurrency int `envconfig:"WORKER_CONCURRENCY" default:"32" desc:"events that one worker process runs at a time"`
+
+	// TargetBudget bounds the time that an event waits for its targets, with
+	// all their repetitions; after it the change goes out as degraded. Zero
+	// means 10s, at most 15s: the rest of a task must fit before its deadline.
+	TargetBudget time.Duration `envconfig:"TARGET_BUDGET" default:"10s" desc:"time an event waits for its targets before it goes out as degraded, at most 15s"`
+
+	// RecordTTL is how long the record of an event is kept after its last
+	// start. Zero means 24h.
+	RecordTTL time.Duration `envconfig:"RECORD_TTL" default:"24h" desc:"how long the record of an event is kept"`
+
+	// RecordCap is how many records are kept; the oldest go first. Zero means 10000.
+	RecordCap int `envconfig:"RECORD_CAP" default:"10000" desc:"how many records of events are kept"`
+
+	// Embedded says that the store is the in-process one of `freshwire dev`: it
+	// is asked half as often, and refuses events when 10 000 are waiting.
+	Embedded bool `ignored:"true"`
+
+	// Registerer receives the metrics; nil costs nothing. Queue, Worker and
+	// Records of one process share one.
+	Registerer prometheus.Registerer `ignored:"true"`
+}
+
+// What the settings of Asynq must hold: whole seconds (half a second would mean
+// half an hour), no Retention, no Unique.
+const (
+	maxRetry        = 25
+	taskTimeout     = 30 * time.Second
+	runBudget       = 25 * time.Second // a task returns before Asynq's deadline, which would hide its own answer
+	shutdownTimeout = 8 * time.Second
+	drainAfter      = 7 * time.Second // running tasks are told to hand back before Asynq takes them away
+
+	forwardInterval = time.Second
+	reapInterval    = 2 * time.Second
+
+	embeddedBacklog = 10_000
+)
+
+var namespacePattern = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+
+// Validate reports every mistake of c.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	if !namespacePattern.MatchString(c.Namespace) {
+		errs = append(errs, fmt.Errorf("namespace %q: want 1 to 32 of a-z, 0-9, _ and -", c.Namespace))
+	}
+	if c.Concurrency < 1 || c.Concurrency > 1000 {
+		errs = append(errs, fmt.Errorf("worker concurrency %d: want 1 to 1000", c.Concurrency))
+	}
+	if c.TargetBudget < 100*time.Millisecond || c.TargetBudget > 15*time.Second {
+		errs = append(errs, fmt.Errorf("target budget %v: want 100ms to 15s", c.TargetBudget))
+	}
+	if c.RecordTTL < time.Minute {
+		errs = append(errs, fmt.Errorf("record TTL %v: want at least 1m", c.RecordTTL))
+	}
+	if c.RecordCap < 1 || c.RecordCap > 1_000_000 {
+		errs = append(errs, fmt.Errorf("record cap %d: want 1 to 1000000", c.RecordCap))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) withDefaults() Config {
+	c.Namespace = cmp.Or(c.Namespace, "fw")
+	c.Concurrency = cmp.Or(c.Concurrency, 32)
+	c.TargetBudget = cmp.Or(c.TargetBudget, 10*time.Second)
+	c.RecordTTL = cmp.Or(c.RecordTTL, 24*time.Hour)
+	c.RecordCap = cmp.Or(c.RecordCap, 10_000)
+	return c
+}
+
+// checkInterval is the pause between two looks at an empty queue: the time from
+// enqueue to start is half of it to one and a half, and each look costs Redis a script.
+func (c Config) checkInterval() time.Duration {
+	if c.Embedded {
+		return 20 * time.Millisecond
+	}
+	return 10 * time.Millisecond
+}
+
+// keys names what is stored. All of it shares one hash tag, so it lives and is
+// lost together with the queue, the ledger and the log.
+type keys string // the namespace
+
+func (ns keys) own(name string) string { return string(ns) + ":{" + string(ns) + "}:" + name }
+
+func (ns keys) record(id string) string { return ns.own("ev:" + id) }   // hash, see record.lua
+func (ns keys) index() string           { return ns.own("events") }     // sorted set of "<µs received>-<id>", all with score 0
+func (ns keys) seen(id string) string   { return ns.own("seen:" + id) } // string: position in the log; written by whoever appends
+
+// The keys of Asynq that we read or write. A test holds them to the version in go.mod.
+func (ns keys) asynq(name string) string { return "asynq:{" + string(ns) + "}:" + name }
+
+func (ns keys) task(id string) string { return ns.asynq("t:" + id) }  // hash: msg, state, pending_since, and our fw_reaps
+func (ns keys) pending() string       { return ns.asynq("pending") }  // list, next one at the right
+func (ns keys) active() string        { return ns.asynq("active") }   // list
+func (ns keys) lease() string         { return ns.asynq("lease") }    // sorted set: id by end of lease, unix seconds
+func (ns keys) retry() string         { return ns.asynq("retry") }    // sorted set
+func (ns keys) archived() string      { return ns.asynq("archived") } // sorted set
+
+const asynqQueues = "asynq:queues" // set of queue names, for the inspector and the dashboard

@@ -1,0 +1,264 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/internal/testkit"
+	"github.com/freshwire/freshwire/rules"
+)
+
+func TestSameDeliveryInParallelTakesEffectOnce(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	s, log, cfg := newSite(rdb, "fw"), testkit.Logger(t), Config{}
+	q := NewQueue(rdb, log, cfg)
+	for range 2 {
+		testkit.Go(t, NewWorker(rdb, s.steps(), log, cfg).Run)
+	}
+	const events = 30
+	var g errgroup.Group
+	var added [events]atomic.Int32
+	for n := range events {
+		ev := news(n)
+		for range 1 + n%5 {
+			g.Go(func() error {
+				ok, err := q.Enqueue(t.Context(), ev)
+				if ok {
+					added[n].Add(1)
+				}
+				return err
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for n := range events {
+		if rec := finished(t, q.records, news(n).ID); rec.Status != Done {
+			t.Errorf("event %d is %s (%s), want done", n, rec.Status, rec.Error)
+		}
+		if added[n].Load() == 0 {
+			t.Errorf("event %d: nobody was told that it was added", n)
+		}
+	}
+	assertOnce(t, s, events)
+}
+
+// assertOnce holds that events 0 to n-1 are each in the log once.
+func assertOnce(t *testing.T, s *site, n int) {
+	t.Helper()
+	count := map[string]int{}
+	for _, id := range s.log(t) {
+		count[id]++
+	}
+	for i := range n {
+		if got := count[news(i).ID]; got != 1 {
+			t.Errorf("event %d is %d times in the log, want once", i, got)
+		}
+	}
+	if len(count) != n {
+		t.Errorf("%d events in the log, want %d", len(count), n)
+	}
+}
+
+func TestRedeliveryIsADuplicate(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	s, log := newSite(rdb, "fw"), testkit.Logger(t)
+	steps := s.steps()
+	plan := steps.Plan
+	steps.Plan = func(ev event.Event) rules.Plan {
+		if ev.Entity == "2" {
+			return rules.Plan{}
+		}
+		return plan(ev)
+	}
+	q := NewQueue(rdb, log, Config{})
+	if !mustEnqueue(t, q, news(1)) {
+		t.Error("first delivery: added = false, want true")
+	}
+	if mustEnqueue(t, q, news(1)) {
+		t.Error("redelivery while it waits: added = true, want false")
+	}
+	testkit.Go(t, NewWorker(rdb, steps, log, Config{}).Run)
+	finished(t, q.records, news(1).ID)
+	if mustEnqueue(t, q, news(1)) {
+		t.Error("redelivery after it was published: added = true, want false")
+	}
+	mustEnqueue(t, q, news(2))
+	if rec := finished(t, q.records, news(2).ID); rec.Status != Ignored || rec.Note != "no rule" {
+		t.Errorf("event that no rule wants is %s, note %q, want ignored, no rule", rec.Status, rec.Note)
+	}
+	if mustEnqueue(t, q, news(2)) {
+		t.Error("redelivery after it was ignored: added = true, want false")
+	}
+	if got := s.log(t); len(got) != 1 {
+		t.Errorf("log holds %v, want event 1 alone", got)
+	}
+}
+
+func TestFailedEventRunsAgainWhenItsDeliveryIsRepeated(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	s, log := newSite(rdb, "fw"), testkit.Logger(t)
+	steps := s.steps()
+	var repaired atomic.Bool
+	appendChange := steps.Append
+	steps.Append = func(ctx context.Context, c event.Change) (string, bool, error) {
+		if !repaired.Load() {
+			return "", false, fmt.Errorf("broken for good: %w", asynq.SkipRetry)
+		}
+		return appendChange(ctx, c)
+	}
+	q := NewQueue(rdb, log, Config{})
+	testkit.Go(t, NewWorker(rdb, steps, log, Config{}).Run)
+	mustEnqueue(t, q, news(1))
+	if rec := finished(t, q.records, news(1).ID); rec.Status != Failed || rec.Error == "" {
+		t.Fatalf("record says %s, error %q, want failed and why", rec.Status, rec.Error)
+	}
+	testkit.Until(t, "the task is archived", func() bool {
+		state, _ := rdb.HGet(t.Context(), q.keys.task(news(1).ID), "state").Result()
+		return state == "archived"
+	})
+	repaired.Store(true)
+	// The name of the queue is lost, too: Asynq's inspector then knows no such queue.
+	rdb.Del(t.Context(), asynqQueues)
+	q.registered.Store(0)
+	if !mustEnqueue(t, q, news(1)) {
+		t.Error("redelivery of a failed event: added = false, want true")
+	}
+	testkit.Until(t, "the event is published", func() bool { return len(s.log(t)) == 1 })
+	having(t, q.records, news(1).ID, Done)
+	if prior := s.marks[len(s.marks)-1]; prior != (Mark{}) {
+		t.Errorf("the new life got the mark %v of the failed one, want none", prior)
+	}
+}
+
+func TestEmptiedStoreLearnsTheQueueAgain(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	q := NewQueue(rdb, testkit.Logger(t), Config{})
+	mustEnqueue(t, q, news(1))
+	rdb.FlushAll(t.Context())
+	q.registered.Store(0) // a second has passed
+	mustEnqueue(t, q, news(2))
+	if known, err := rdb.SIsMember(t.Context(), asynqQueues, "fw").Result(); err != nil || !known {
+		t.Errorf("queue known after the store was emptied = %v, %v, want true", known, err)
+	}
+	rdb.FlushAll(t.Context())
+	w := NewWorker(rdb, Steps{}, testkit.Logger(t), Config{})
+	if _, _, _, err := w.reapOnce(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if known, _ := rdb.SIsMember(t.Context(), asynqQueues, "fw").Result(); !known {
+		t.Error("a worker does not make the queue known again")
+	}
+}
+
+func TestEmbeddedQueueRefusesWhenTooManyWait(t *testing.T) {
+	t.Parallel()
+	rdb, closeAll := embedded()
+	defer closeAll()
+	q := NewQueue(rdb, testkit.Logger(t), Config{Embedded: true})
+	waiting := make([]any, embeddedBacklog)
+	for i := range waiting {
+		waiting[i] = i
+	}
+	rdb.RPush(t.Context(), q.keys.pending(), waiting...)
+	if added, err := q.Enqueue(t.Context(), news(1)); !errors.Is(err, ErrBusy) || added {
+		t.Errorf("Enqueue on a full queue = %v, %v, want ErrBusy", added, err)
+	}
+	rdb.LPop(t.Context(), q.keys.pending())
+	if !mustEnqueue(t, q, news(1)) {
+		t.Error("added = false when there is room again, want true")
+	}
+}
+
+func TestEnqueueFailsFast(t *testing.T) {
+	t.Parallel()
+	s := testkit.StartServer(t)
+	q := NewQueue(redisAs(t, s, IngestOptions), testkit.Logger(t), Config{})
+	mustEnqueue(t, q, news(1))
+	if err := s.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if _, err := q.Enqueue(t.Context(), news(2)); err == nil {
+		t.Error("Enqueue on a hanging Redis = nil, want an error")
+	}
+	if took := time.Since(start); took > 1800*time.Millisecond {
+		t.Errorf("Enqueue on a hanging Redis took %v; the fastest sender waits 2s", took)
+	}
+	s.Signal(syscall.SIGCONT)
+	s.Kill()
+	if _, err := q.Enqueue(t.Context(), news(2)); err == nil {
+		t.Error("Enqueue without Redis = nil, want an error")
+	}
+}
+
+// Asynq reads half a second as half an hour, and a lock of Unique outlives a conflict.
+func TestTaskOptionsAreWholeSecondsWithoutLocks(t *testing.T) {
+	got := map[asynq.OptionType]any{}
+	for _, o := range taskOptions("fw", "id") {
+		got[o.Type()] = o.Value()
+	}
+	for _, bad := range []asynq.OptionType{asynq.UniqueOpt, asynq.RetentionOpt, asynq.GroupOpt, asynq.ProcessInOpt, asynq.ProcessAtOpt, asynq.DeadlineOpt} {
+		if v, ok := got[bad]; ok {
+			t.Errorf("option %v = %v, want none", bad, v)
+		}
+	}
+	if d, _ := got[asynq.TimeoutOpt].(time.Duration); d < time.Second || d%time.Second != 0 {
+		t.Errorf("Timeout(%v), want whole seconds", d)
+	}
+	if n, _ := got[asynq.MaxRetryOpt].(int); n < 1 {
+		t.Errorf("MaxRetry(%d): a crash would archive the task", n)
+	}
+	if got[asynq.TaskIDOpt] != "id" || got[asynq.QueueOpt] != "fw" {
+		t.Errorf("options %v, want the event's id and the namespace's queue", got)
+	}
+	if runBudget >= taskTimeout || drainAfter >= shutdownTimeout || runBudget-15*time.Second < afterTargets {
+		t.Error("budgets do not nest: an attempt must end before Asynq ends it")
+	}
+}
+
+func TestNamespacesDoNotMeet(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	log := testkit.Logger(t)
+	one, two := newSite(rdb, "one"), newSite(rdb, "two")
+	q1, q2 := NewQueue(rdb, log, Config{Namespace: "one"}), NewQueue(rdb, log, Config{Namespace: "two"})
+	testkit.Go(t, NewWorker(rdb, one.steps(), log, Config{Namespace: "one"}).Run)
+	if !mustEnqueue(t, q1, news(1)) || !mustEnqueue(t, q2, news(1)) {
+		t.Fatal("the same event in two namespaces: want it added in both")
+	}
+	finished(t, q1.records, news(1).ID)
+	if rec, err := q2.records.Get(t.Context(), news(1).ID); err != nil || rec.Status != Queued {
+		t.Errorf("event of the other namespace is %s, %v, want queued", rec.Status, err)
+	}
+	testkit.Go(t, NewWorker(rdb, two.steps(), log, Config{Namespace: "two"}).Run)
+	finished(t, q2.records, news(1).ID)
+	if a, b := one.log(t), two.log(t); len(a) != 1 || len(b) != 1 {
+		t.Errorf("logs hold %d and %d entries, want 1 and 1", len(a), len(b))
+	}
+}
+
+func TestConfigMistakesAreAllShown(t *testing.T) {
+	if err := (Config{}).Validate(); err != nil {
+		t.Errorf("zero Config: %v", err)
+	}
+	err := Config{Namespace: "Has Space", Concurrency: -1, TargetBudget: time.Hour, RecordTTL: time.Second, RecordCap: -1}.Validate()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) != 5 {
+		t.Errorf("Validate() = %v, want five mistakes", err)
+	}
+}

@@ -1,0 +1,242 @@
+package tasks
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/rules"
+)
+
+// Status is where an event is in its life.
+type Status string
+
+// The statuses. Done, Failed and Ignored are final; a failed event runs again
+// when its delivery is repeated or an operator says so.
+const (
+	Queued   Status = "queued"
+	Running  Status = "running"
+	Retrying Status = "retrying"
+	Done     Status = "done"
+	Failed   Status = "failed"
+	Ignored  Status = "ignored" // no rule wanted it
+)
+
+// Record is the life of one event, as GET /admin/events shows it. It holds no payload.
+type Record struct {
+	ID           string       `json:"id"`
+	Status       Status       `json:"status"`
+	Event        string       `json:"event"` // "<type>.<action>"
+	Source       string       `json:"source"`
+	Name         string       `json:"name,omitempty"`
+	Type         string       `json:"type"`
+	Action       event.Action `json:"action"`
+	Entity       string       `json:"entity,omitempty"`
+	Slug         string       `json:"slug,omitempty"`
+	PreviousSlug string       `json:"previous_slug,omitempty"`
+	Locale       string       `json:"locale,omitempty"`
+	Environment  string       `json:"environment,omitempty"`
+	Version      string       `json:"version,omitempty"`
+	DeliveryID   string       `json:"delivery_id,omitempty"`
+	ReceivedAt   time.Time    `json:"received_at"`
+	Attempts     int          `json:"attempts"` // how often a worker began it
+
+	Outcome
+}
+
+// Outcome is what the latest attempt found.
+type Outcome struct {
+	Note     string         `json:"note,omitempty"`  // why nothing was done, such as "no rule"
+	Error    string         `json:"error,omitempty"` // why it failed, or is tried again
+	Problems []string       `json:"problems,omitempty"`
+	Plan     *RecordedPlan  `json:"plan,omitempty"`
+	Seq      uint64         `json:"seq,omitempty"` // in the ledger
+	Nodes    int            `json:"nodes,omitempty"`
+	WaitedMS float64        `json:"waited_ms,omitempty"` // at the barrier
+	Deleted  int            `json:"deleted,omitempty"`   // entries, before anybody was told
+	Targets  []TargetResult `json:"targets,omitempty"`
+	Degraded bool           `json:"degraded,omitempty"` // a target was given up
+	Position string         `json:"position,omitempty"` // in the log of changes
+	Steps    []StepTime     `json:"steps"`
+}
+
+// RecordedPlan is a Plan with lists cut at 100 items; Counts has their true lengths.
+type RecordedPlan struct {
+	Rules    []int          `json:"rules"`
+	Tags     []string       `json:"tags,omitempty"`
+	Keys     []string       `json:"keys,omitempty"`
+	Patterns []string       `json:"patterns,omitempty"`
+	Paths    []string       `json:"paths,omitempty"`
+	All      bool           `json:"all,omitempty"`
+	Targets  []string       `json:"targets,omitempty"`
+	Channels []string       `json:"channels,omitempty"`
+	Counts   map[string]int `json:"counts"`
+	Capped   bool           `json:"capped,omitempty"`
+}
+
+// TargetResult is how one target took the news.
+type TargetResult struct {
+	Name     string  `json:"name"`
+	OK       bool    `json:"ok"`
+	Attempts int     `json:"attempts"`
+	MS       float64 `json:"ms"`
+	Error    string  `json:"error,omitempty"`
+}
+
+// StepTime is when a step was over: received, queued, started, planned,
+// invalidated, settled, reclaimed, told, published, done.
+type StepTime struct {
+	Step string    `json:"step"`
+	At   time.Time `json:"at"`
+	MS   float64   `json:"ms"` // since the webhook came in
+}
+
+const (
+	maxListed = 100
+	maxText   = 500 // bytes of an error or problem
+)
+
+func recordPlan(p rules.Plan) *RecordedPlan {
+	r := &RecordedPlan{
+		Rules: head(p.Rules), Tags: head(p.Purge.Tags), Keys: head(p.Purge.Keys), Patterns: head(p.Purge.Patterns), Paths: head(p.Purge.Paths),
+		All: p.Purge.All, Targets: head(p.Targets), Channels: head(p.Channels), Capped: p.Capped,
+		Counts: map[string]int{},
+	}
+	for name, n := range map[string]int{"tags": len(p.Purge.Tags), "keys": len(p.Purge.Keys), "patterns": len(p.Purge.Patterns),
+		"paths": len(p.Purge.Paths), "targets": len(p.Targets), "channels": len(p.Channels)} {
+		if n > 0 {
+			r.Counts[name] = n
+		}
+	}
+	if r.Rules == nil {
+		r.Rules = []int{}
+	}
+	return r
+}
+
+func head[T any](list []T) []T { return list[:min(len(list), maxListed)] }
+
+func cut(s string) string {
+	if len(s) > maxText {
+		return s[:maxText] + "…"
+	}
+	return s
+}
+
+// step notes that a step is over.
+func (o *Outcome) step(name string, at, received time.Time) {
+	o.Steps = append(o.Steps, StepTime{Step: name, At: at.UTC().Truncate(time.Microsecond), MS: millis(at.Sub(received))})
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// remembered is a mark as the record keeps it for later attempts. It stands for
+// one purge only: after a change of the rules an event may mean another one.
+type remembered struct {
+	Mark
+	Purge string `json:"purge"`
+}
+
+func remember(m Mark, p event.Purge) remembered { return remembered{m, digest(p)} }
+
+// prior returns the mark if it stands for p.
+func (r remembered) prior(p event.Purge) Mark {
+	if r.Purge != digest(p) {
+		return Mark{}
+	}
+	return r.Mark
+}
+
+func digest(p event.Purge) string {
+	b, _ := json.Marshal(p) // lists of strings and a bool
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
+
+// opening is what an attempt learns when it opens the record.
+type opening struct {
+	position string // not empty: published already
+	mark     remembered
+	attempt  int // 0: the record could not be opened
+}
+
+// queued notes that ev waits. Like all writes of records it is a courtesy: its
+// failure is counted and logged, and stops nothing.
+func (r *Records) queued(ctx context.Context, ev event.Event, at time.Time) {
+	if _, err := r.open(ctx, "queue", ev, at); err != nil {
+		r.lost(ctx, ev.ID, err)
+	}
+}
+
+// begin notes that an attempt at ev begins.
+func (r *Records) begin(ctx context.Context, ev event.Event, queuedAt time.Time) opening {
+	o, err := r.open(ctx, "worker", ev, queuedAt)
+	if err != nil {
+		r.lost(ctx, ev.ID, err)
+	}
+	return o
+}
+
+func (r *Records) open(ctx context.Context, who string, ev event.Event, queuedAt time.Time) (opening, error) {
+	ev.Payload, ev.Purge = nil, nil
+	doc, err := json.Marshal(ev)
+	if err != nil {
+		return opening{}, err
+	}
+	reply, err := beginScript.Run(ctx, r.rdb,
+		[]string{r.keys.record(ev.ID), r.keys.index(), r.keys.seen(ev.ID)},
+		who, doc, queuedAt.UnixMicro(), int(r.cfg.RecordTTL.Seconds()),
+		member(ev.ReceivedAt, ev.ID), member(time.Now().Add(-r.cfg.RecordTTL), ""), r.cfg.RecordCap, r.keys.record("")).Slice()
+	if err != nil {
+		return opening{}, err
+	}
+	if len(reply) != 3 {
+		return opening{}, fmt.Errorf("begin script answered %d values, want 3", len(reply))
+	}
+	var o opening
+	o.position, _ = reply[0].(string)
+	attempt, _ := reply[2].(int64)
+	o.attempt = int(attempt)
+	if mark, _ := reply[1].(string); mark != "" {
+		if err := json.Unmarshal([]byte(mark), &o.mark); err != nil {
+			r.lost(ctx, ev.ID, fmt.Errorf("reading its mark: %w", err))
+			o.mark = remembered{}
+		}
+	}
+	return o, nil
+}
+
+// update writes what attempt n of the event has found so far. A nil mark leaves
+// the remembered one alone; a zero one forgets it.
+func (r *Records) update(ctx context.Context, id string, n int, status Status, o *Outcome, mark *remembered) {
+	doc, err := json.Marshal(o)
+	if err != nil {
+		r.lost(ctx, id, err)
+		return
+	}
+	args := []any{n, "status", string(status), "run", doc}
+	if mark != nil {
+		var text []byte
+		if *mark != (remembered{}) {
+			text, _ = json.Marshal(mark) // numbers and strings
+		}
+		args = append(args, "mark", text)
+	}
+	if err := updateScript.Run(ctx, r.rdb, []string{r.keys.record(id)}, args...).Err(); err != nil {
+		r.lost(ctx, id, err)
+	}
+}
+
+func (r *Records) lost(ctx context.Context, id string, err error) {
+	r.metrics.recordErrors.Inc()
+	r.log.WarnContext(ctx, "event record not kept", "event_id", id, "err", err)
+}
+
+// member is an event's entry in the index: sorted as text it is sorted by time.
+func member(received time.Time, id string) string {
+	return fmt.Sprintf("%016d-%s", max(0, received.UnixMicro()), id)
+}

@@ -1,0 +1,99 @@
+// Package tasks runs events through Asynq: a Queue takes what a CMS said, a
+// Worker makes the old content void, waits until every reader knows, tells the
+// targets and appends the change to the log; Records tells how each event fared.
+//
+// The queue may run an event twice: a worker dies, an answer is lost. So the
+// steps stand in one order and each may be repeated:
+//
+//	plan → invalidate → barrier → reclaim → tell → append
+//
+// What may be lost or repeated between them is closed by two memories: the mark
+// of the invalidation, kept with the event's record, and the key "seen", written
+// with the entry in the log. An event that is seen is over.
+//
+// An event that Enqueue accepted is run until it is published, ignored because
+// no rule wants it, or has failed 25 times over about two hours; then it rests,
+// and the same delivery sent again runs it again.
+//
+// The package knows neither cache nor log nor HTTP: they come as Steps.
+package tasks
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/rules"
+)
+
+// Steps are what a worker does with an event. All but Plan may be called again
+// for the same event, also at the same time from another process. Each returns
+// soon after its context has ended.
+type Steps struct {
+	// Plan says what an event means. No matched rule and no Purge of the event's
+	// own means that nobody wants it.
+	Plan func(ev event.Event) rules.Plan
+
+	// Invalidate makes p void, under prior if that still stands, and returns the
+	// mark under which it did. It is called for every event that a rule matched,
+	// also when p is empty.
+	Invalidate func(ctx context.Context, p event.Purge, prior Mark) (Mark, error)
+
+	// Barrier returns once every reader knows m. It returns the mark that counts
+	// now: another one if the store had lost m.
+	Barrier func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error)
+
+	// Reclaim deletes what other programs may read before it returns, and may
+	// leave our own entries to the background. It returns how many it deleted.
+	Reclaim func(ctx context.Context, p event.Purge, m Mark) (int, error)
+
+	// Tell tells one target. An error that wraps ErrGiveUp is not tried again.
+	Tell func(ctx context.Context, target string, n Notice) error
+
+	// Append adds c to the log unless an entry of c.ID is there, and returns the
+	// position of the entry and whether it is new. It keeps the position for
+	// later runs in the key "<ns>:{<ns>}:seen:<id>".
+	Append func(ctx context.Context, c event.Change) (position string, added bool, err error)
+}
+
+// Mark identifies one invalidation in the ledger. The zero Mark is none.
+type Mark struct {
+	Seq    uint64 `json:"seq"`
+	Member string `json:"member,omitempty"`
+	Epoch  string `json:"epoch,omitempty"`
+}
+
+// Report is what a barrier saw. An event whose barrier did not settle is tried again.
+type Report struct {
+	Nodes   int
+	Waited  time.Duration
+	Settled bool
+}
+
+// Notice is what a target is told.
+type Notice struct {
+	Event  event.Event
+	Purge  event.Purge
+	Seq    uint64
+	Fields map[string]any
+}
+
+var (
+	// ErrBusy is returned by Enqueue when too many events wait. The sender
+	// should try again later.
+	ErrBusy = errors.New("tasks: too many events wait")
+
+	// ErrGiveUp is wrapped by an error of Tell that trying again cannot change.
+	ErrGiveUp = errors.New("tasks: trying again cannot help")
+
+	// ErrPaused is wrapped by an error of a step that is the fault of neither the
+	// event nor the step, such as an open breaker: trying again costs no attempt.
+	ErrPaused = errors.New("tasks: not now")
+
+	// ErrNotFound is returned by Records.Get for an event without a record.
+	ErrNotFound = errors.New("tasks: no such event")
+
+	// ErrCursor is returned by Records.List for a cursor that it did not give out.
+	ErrCursor = errors.New("tasks: not a cursor")
+)

@@ -1,0 +1,91 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+const (
+	maxTells    = 5
+	tellBackoff = 100 * time.Millisecond // doubles: a dead target costs an event a second and a half
+	// afterTargets is what is left of an attempt for the log and the record.
+	afterTargets = 5 * time.Second
+)
+
+// tellAll tells the targets at the same time, and reports whether one of them
+// was given up. It ends within the budget: browsers wait for it.
+func (r *run) tellAll(ctx context.Context, names []string, n Notice) ([]TargetResult, bool) {
+	budget := r.w.cfg.TargetBudget
+	if deadline, ok := ctx.Deadline(); ok {
+		budget = min(budget, time.Until(deadline)-afterTargets)
+	}
+	ctx, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	results := make([]TargetResult, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { results[i] = r.tell(ctx, name, n) })
+	}
+	wg.Wait()
+	degraded := false
+	for _, res := range results {
+		degraded = degraded || !res.OK
+	}
+	return results, degraded
+}
+
+// tell tells one target, again if that may help.
+func (r *run) tell(ctx context.Context, name string, n Notice) TargetResult {
+	start := time.Now()
+	res := TargetResult{Name: name}
+	pause := tellBackoff
+	for {
+		res.Attempts++
+		err := r.tellOnce(ctx, name, n)
+		if err == nil {
+			res.OK = true
+			break
+		}
+		res.Error = cut(err.Error())
+		if errors.Is(err, ErrGiveUp) || res.Attempts == maxTells || !sleep(ctx, pause-pause/5+rand.N(2*pause/5)) {
+			break
+		}
+		pause *= 2
+	}
+	if res.OK {
+		res.Error = ""
+		r.w.metrics.targets.WithLabelValues(name, "ok").Inc()
+	} else {
+		r.w.metrics.targets.WithLabelValues(name, "given_up").Inc()
+	}
+	res.MS = millis(time.Since(start))
+	return res
+}
+
+// tellOnce runs beside the attempt, so a panic must not get out of here.
+func (r *run) tellOnce(ctx context.Context, name string, n Notice) (err error) {
+	defer func() {
+		if x := recover(); x != nil {
+			r.w.log.ErrorContext(ctx, "panic", "event_id", r.ev.ID, "step", "tell", "target", name, "err", x, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v: %w", x, ErrGiveUp)
+		}
+	}()
+	return r.w.steps.Tell(ctx, name, n)
+}
+
+// sleep reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
