@@ -1,0 +1,228 @@
+package sse
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/freshwire/freshwire/event"
+)
+
+// History returns up to limit records after a position, oldest first. whole is
+// false when records after it may be missing.
+type History func(ctx context.Context, after event.Position, limit int) (recs []event.Record, whole bool, err error)
+
+// Handler answers GET /api/events?channel=a&channel=b with a stream, over
+// HTTP/1.1 and HTTP/2 alike.
+type Handler struct {
+	hub     *Hub
+	history History
+	log     *slog.Logger
+	cfg     Config
+
+	readers   chan struct{} // a slot for each history page that may be read at a time
+	drainOnce sync.Once
+	draining  chan struct{}
+}
+
+const (
+	maxChannels       = 64
+	maxChannelName    = 256
+	maxHistoryReaders = 2
+	startTimeout      = 5 * time.Second // for the hub to get its first position
+)
+
+// NewHandler returns the handler of hub's streams. A nil history means that
+// positions older than the ring are told to reset.
+func NewHandler(hub *Hub, history History, log *slog.Logger, cfg Config) *Handler {
+	return &Handler{hub: hub, history: history, log: log, cfg: cfg.withDefaults(),
+		readers: make(chan struct{}, maxHistoryReaders), draining: make(chan struct{})}
+}
+
+// Drain asks every subscriber to go away, spread over Config.DrainSpread, and
+// returns when they are gone or ctx ends. New streams are asked the same at once.
+func (h *Handler) Drain(ctx context.Context) error {
+	h.drainOnce.Do(func() { close(h.draining) })
+	for h.hub.Subscribers() > 0 {
+		select {
+		case <-h.hub.empty:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.cors(w, r)
+	switch {
+	case r.Method == http.MethodOptions && w.Header().Get("Access-Control-Allow-Origin") != "":
+		w.Header().Set("Access-Control-Allow-Methods", "GET, HEAD")
+		w.Header().Set("Access-Control-Allow-Headers", "Last-Event-ID, Cache-Control")
+		w.Header().Set("Access-Control-Max-Age", "600")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		problem(w, http.StatusMethodNotAllowed, "the stream is read with GET")
+		return
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		problem(w, http.StatusBadRequest, "the query cannot be read")
+		return
+	}
+	channels, all, complaint := h.channels(query["channel"])
+	if complaint != "" {
+		problem(w, http.StatusBadRequest, complaint)
+		return
+	}
+	if !h.mayListen(r, channels, all) {
+		problem(w, http.StatusForbidden, "not a channel of yours")
+		return
+	}
+
+	header := w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-cache, no-transform")
+	header.Set("X-Accel-Buffering", "no")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if r.ProtoMajor == 1 {
+		header.Set("Connection", "close") // whoever is told to go away must not come back on this connection
+	}
+	if r.Method == http.MethodHead {
+		return
+	}
+	h.stream(w, r, channels, all, resume(r, query))
+}
+
+// cors lets the configured origins read what follows, whatever it is.
+func (h *Handler) cors(w http.ResponseWriter, r *http.Request) {
+	w.Header().Add("Vary", "Origin")
+	if origin := r.Header.Get("Origin"); origin != "" && slices.Contains(h.cfg.CORSOrigins, origin) {
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+		w.Header().Set("Access-Control-Allow-Credentials", "true")
+	}
+}
+
+// channels returns the channels that a request names, each once. all is set
+// for "*", where that exists.
+func (h *Handler) channels(names []string) (channels []string, all bool, complaint string) {
+	if len(names) == 0 {
+		return nil, false, "name at least one channel: ?channel=posts"
+	}
+	if len(names) > maxChannels {
+		return nil, false, "at most 64 channels a stream"
+	}
+	for _, name := range names {
+		switch {
+		case name == "*" && h.cfg.AllowAll != nil:
+			all = true
+		case !validChannel(name):
+			return nil, false, "a channel is 1 to 256 bytes of text without control characters and *"
+		case !slices.Contains(channels, name):
+			channels = append(channels, name)
+		}
+	}
+	return channels, all, ""
+}
+
+func validChannel(name string) bool {
+	return name != "" && len(name) <= maxChannelName && utf8.ValidString(name) &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '*' })
+}
+
+func (h *Handler) mayListen(r *http.Request, channels []string, all bool) bool {
+	if all && !h.cfg.AllowAll(r) {
+		return false
+	}
+	return h.cfg.MayListen == nil || !slices.ContainsFunc(channels, func(ch string) bool { return !h.cfg.MayListen(r, ch) })
+}
+
+// resumePoint is where a client wants to go on.
+type resumePoint struct {
+	given bool // it named a position
+	bad   bool // which is none
+	pos   event.Position
+}
+
+func resume(r *http.Request, query url.Values) resumePoint {
+	text := r.Header.Get("Last-Event-ID") // a reconnect repeats the URL: the header is newer
+	if text == "" {
+		text = query.Get("lastEventId")
+	}
+	if text == "" {
+		return resumePoint{}
+	}
+	pos, err := event.ParsePosition(text)
+	return resumePoint{given: true, bad: err != nil, pos: pos}
+}
+
+// stream serves one subscriber until it leaves or is asked to.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, channels []string, all bool, from resumePoint) {
+	st := &stream{h: h, w: w, rc: http.NewResponseController(w)}
+	if err := st.prepare(); err != nil {
+		h.log.ErrorContext(r.Context(), "stream not possible", "err", err)
+		w.Header().Del("Connection")
+		problem(w, http.StatusInternalServerError, "this server cannot stream")
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+	select {
+	case <-h.draining:
+		st.goaway("drain", h.drainRetry())
+		return
+	default:
+	}
+	if st.write(appendRetry(nil, h.cfg.Retry)) != nil || !st.waitForHub(r.Context()) {
+		return
+	}
+	var pos *event.Position
+	if from.given && !from.bad {
+		pos = &from.pos
+	}
+	if st.sub = h.hub.join(channels, all, h.address(r), pos); st.sub == nil {
+		st.goaway("overload", 15*time.Second+rand.N(30*time.Second))
+		return
+	}
+	defer h.hub.leave(st.sub)
+	switch {
+	case from.bad:
+		h.hub.mustReset(st.sub, reasonBadPosition)
+	case from.given:
+		h.hub.metrics.replays.Inc()
+	}
+	st.run(r.Context())
+}
+
+func (h *Handler) address(r *http.Request) string {
+	if h.cfg.ClientAddress != nil {
+		return h.cfg.ClientAddress(r)
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+func (h *Handler) drainRetry() time.Duration {
+	return 500*time.Millisecond + rand.N(max(h.cfg.DrainSpread, 1))
+}
+
+// problem answers with RFC 9457. It repeats nothing of the request.
+func problem(w http.ResponseWriter, code int, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(map[string]any{"type": "about:blank", "title": http.StatusText(code), "status": code, "detail": detail})
+}
