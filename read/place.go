@@ -1,0 +1,167 @@
+package read
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/freshwire/freshwire/cache"
+	"github.com/gorilla/mux"
+)
+
+// Limits of what a request may ask for, in bytes save maxRepeats.
+const (
+	maxPath    = 1024
+	maxValue   = 512 // of one name of the path, or of one query parameter
+	maxQuery   = 4096
+	maxRepeats = 16 // of one query parameter
+)
+
+// errAddress is answered with 400: an address that no client of good will sends.
+var errAddress = errors.New("read: bad address")
+
+// errNowhere is answered with 404: the address is fine, and leads nowhere.
+var errNowhere = errors.New("read: no such place")
+
+// place is what a request asks for, checked and in its normal form. Requests
+// with equal places get the same content; nothing else of a request reaches
+// the origin, so nothing else can make content differ.
+type place struct {
+	path   string // of the request, decoded
+	key    string // of the entry
+	tags   []string
+	origin string // URL to fetch
+
+	// source stands for origin. Entries carry it: keys are built from values as
+	// they are, since rules purge them by that name, so "post:{id}" with the id
+	// "1:comments" gives the key of "post:{id}:comments" with the id 1. An entry
+	// whose source is another is never served.
+	source string
+}
+
+// placeOf returns what r asks for. The router has decoded the path once and
+// matched it with c's.
+func (c *compiled) placeOf(r *http.Request) (place, error) {
+	p := r.URL.Path
+	if err := checkPath(p); err != nil {
+		return place{}, err
+	}
+	values := mux.Vars(r)
+	for _, v := range values {
+		if len(v) > maxValue {
+			return place{}, fmt.Errorf("%w: a segment of %d bytes, at most %d", errAddress, len(v), maxValue)
+		}
+	}
+	query, err := c.allowedQuery(r.URL.RawQuery)
+	if err != nil {
+		return place{}, err
+	}
+	origin, err := c.originURL(values, query)
+	if err != nil {
+		return place{}, err
+	}
+	out := place{path: p, origin: origin, source: sourceOf(origin), tags: make([]string, len(c.tags))}
+	for i, t := range c.tags {
+		out.tags[i] = t.fill(values)
+	}
+	if c.key == nil {
+		out.key = defaultKey(p, query)
+	} else if out.key = c.key.fill(values); out.key == "" {
+		return place{}, errNowhere
+	}
+	if len(out.key) > cache.MaxKey {
+		return place{}, fmt.Errorf("%w: a key of %d bytes, at most %d", errAddress, len(out.key), cache.MaxKey)
+	}
+	return out, nil
+}
+
+// checkPath refuses paths that have a second spelling, which would be a
+// second entry, or that other programs read differently.
+func checkPath(p string) error {
+	switch {
+	case len(p) > maxPath:
+		return fmt.Errorf("%w: a path of %d bytes, at most %d", errAddress, len(p), maxPath)
+	case !utf8.ValidString(p) || hasControl(p):
+		return fmt.Errorf("%w: control characters or broken UTF-8", errAddress)
+	case !strings.HasPrefix(p, "/"):
+		return fmt.Errorf("%w: no slash at the beginning", errAddress)
+	}
+	if clean := path.Clean(p); clean != p && clean+"/" != p {
+		return fmt.Errorf("%w: empty or dot segments", errAddress)
+	}
+	return nil
+}
+
+// allowedQuery returns the allowed parameters of a raw query, sorted by name
+// and encoded anew. The order of equal names is kept: it may matter.
+func (c *compiled) allowedQuery(raw string) (string, error) {
+	if len(c.query) == 0 || raw == "" {
+		return "", nil
+	}
+	if len(raw) > maxQuery {
+		return "", fmt.Errorf("%w: a query of %d bytes, at most %d", errAddress, len(raw), maxQuery)
+	}
+	values, _ := url.ParseQuery(raw) // pairs that cannot be read are dropped, as unknown ones are
+	for name, list := range values {
+		if !slices.Contains(c.query, name) {
+			delete(values, name)
+			continue
+		}
+		if len(list) > maxRepeats {
+			return "", fmt.Errorf("%w: a query parameter given %d times, at most %d", errAddress, len(list), maxRepeats)
+		}
+		for _, v := range list {
+			if len(v) > maxValue || !utf8.ValidString(v) || hasControl(v) {
+				return "", fmt.Errorf("%w: a query parameter is too long, or holds control characters or broken UTF-8", errAddress)
+			}
+		}
+	}
+	return values.Encode(), nil
+}
+
+// originURL fills the origin's template. Values are escaped, so they cannot
+// leave their segment; two of them side by side could still make "..".
+func (c *compiled) originURL(values map[string]string, query string) (string, error) {
+	u := c.origin.fillEscaped(values, escapeSegments)
+	_, rest, _ := strings.Cut(u, "://")
+	for segment := range strings.SplitSeq(rest, "/") {
+		if segment == "." || segment == ".." {
+			return "", errNowhere
+		}
+	}
+	own := c.originQuery.fillEscaped(values, url.QueryEscape)
+	switch {
+	case own != "" && query != "":
+		u += "?" + own + "&" + query
+	case own != "" || query != "":
+		u += "?" + own + query
+	}
+	return u, nil
+}
+
+// sourceOf returns a short name of a URL, which may hold secrets.
+func sourceOf(url string) string {
+	sum := sha256.Sum256([]byte(url))
+	return hex.EncodeToString(sum[:16])
+}
+
+var escapeInDefaultKey = strings.NewReplacer("%", "%25", "?", "%3F")
+
+// defaultKey is the path, decoded, and the query. A "?" or "%" in the path is
+// escaped, so that no path reads like another path with a query.
+func defaultKey(p, query string) string {
+	if strings.ContainsAny(p, "%?") {
+		p = escapeInDefaultKey.Replace(p)
+	}
+	if query == "" {
+		return p
+	}
+	return p + "?" + query
+}
