@@ -53,6 +53,21 @@ func settings() map[string]SourceConfig {
 	}
 }
 
+// withOtherSecret returns cfg with a secret that is not its own.
+func withOtherSecret(cfg SourceConfig) SourceConfig {
+	switch {
+	case cfg.Password != "":
+		cfg.Password = "another password, long"
+	case cfg.Scheme == "basic":
+		cfg.Secret = "ada:another password, long"
+	case strings.HasPrefix(cfg.Secret, "whsec_"):
+		cfg.Secret = "whsec_YW4tb2RkLWxlbmd0aC1rZXktZm9yLXRlc3RzISE="
+	default:
+		cfg.Secret = rotatedSecret
+	}
+	return cfg
+}
+
 func TestSignedDeliveryVerifiesInEveryScheme(t *testing.T) {
 	covered := map[string]bool{"none": true}
 	for name, cfg := range settings() {
@@ -92,17 +107,7 @@ func TestUnsignedDeliveryIsRefusedInEveryScheme(t *testing.T) {
 
 func TestOtherSecretIsRefusedInEveryScheme(t *testing.T) {
 	for name, cfg := range settings() {
-		other := cfg
-		switch {
-		case other.Password != "":
-			other.Password = "another password, long"
-		case cfg.Scheme == "basic":
-			other.Secret = "ada:another password, long"
-		case strings.HasPrefix(cfg.Secret, "whsec_"):
-			other.Secret = "whsec_YW4tb2RkLWxlbmd0aC1rZXktZm9yLXRlc3RzISE="
-		default:
-			other.Secret = rotatedSecret
-		}
+		other := withOtherSecret(cfg)
 		d, err := source(t, other).Sign(source(t, cfg).Sample(), "", noon)
 		if err != nil {
 			t.Fatal(err)
