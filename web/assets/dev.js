@@ -107,21 +107,29 @@ function showProblem(e) {
 
 async function showList(after = 0) {
   const answer = await read(LIST, after);
-  const chosen = location.hash.slice(1);
   const { articles } = answer.body;
-  if (!current) current = articles.some((a) => a.id === chosen) ? chosen : (articles[0]?.id ?? '');
-  $('#articles').replaceChildren(
-    ...articles.map((a) => el('a', { href: `#${a.id}`, 'data-article': a.id, 'aria-current': a.id === current && 'page' }, a.title)),
-  );
+  const chosen = location.hash.slice(1);
+  current ||= articles.some((a) => a.id === chosen) ? chosen : articles[0].id;
+  const tabs = $('#articles');
+  articles.forEach(({ id, title }, i) => {
+    // In place: a tab may have the focus. Articles only ever grow in number.
+    say(tabs.children[i] ?? tabs.appendChild(el('a', { href: `#${id}`, 'data-article': id })), title);
+  });
+  markTab();
   return answer;
+}
+
+function markTab() {
+  const tabs = $('#articles');
+  for (const a of tabs.children) {
+    a.ariaCurrent = a.dataset.article === current ? 'page' : null;
+    if (a.ariaCurrent) tabs.scrollLeft = a.offsetLeft - tabs.offsetLeft - 48;
+  }
 }
 
 addEventListener('hashchange', () => {
   current = location.hash.slice(1) || current;
-  for (const a of document.querySelectorAll('#articles a')) {
-    a.toggleAttribute('aria-current', false);
-    if (a.dataset.article === current) a.setAttribute('aria-current', 'page');
-  }
+  markTab();
   $('#edit').reset();
   say($('#edit-status'), '');
   showArticle(newest);
@@ -217,8 +225,8 @@ $('#create').addEventListener('click', async () => {
 // ---- curl -------------------------------------------------------------------
 
 async function showCurl() {
-  const response = await fetch(`/_demo/curl?id=${encodeURIComponent(current)}`, { cache: 'no-store' });
-  const command = response.ok ? (await response.text()).trim() : '';
+  const response = await fetch(`/_demo/curl?id=${encodeURIComponent(current)}`, { cache: 'no-store' }).catch(() => null);
+  const command = response?.ok ? (await response.text()).trim() : '';
   say($('#curl'), command || 'No command for this article.');
   return command;
 }
@@ -238,16 +246,19 @@ $('#copy').addEventListener('click', async () => {
 
 // ---- start ------------------------------------------------------------------
 
-try {
-  const { position } = await showList();
-  // From the position of the first read: nothing falls between it and the stream.
-  subscribe(position);
-  await showArticle();
-} catch (e) {
-  showProblem(e);
-  if (!stream) subscribe('');
+async function start() {
+  try {
+    const { position } = await showList();
+    // From the position of the first read: nothing falls between it and the stream.
+    subscribe(position);
+    showArticle();
+    showCurl();
+  } catch (e) {
+    showProblem(e);
+    setTimeout(start, 2000);
+  }
 }
-showCurl();
+start();
 
 // What happened before this page was opened, if we may know.
 ask('/admin/events?limit=20').then(
