@@ -231,7 +231,7 @@ async function showCurl() {
   return command;
 }
 
-// Signed anew for each copy: the one shown may have expired.
+// Signed anew for each copy: the one shown may have expired, or been used.
 $('#copy').addEventListener('click', async () => {
   const command = await showCurl();
   try {

@@ -152,7 +152,7 @@ class Row {
 }
 
 function stripe(step) {
-  const node = el('i');
+  const node = el('i', { 'data-step': step });
   node.style.background = `var(--${step})`;
   return node;
 }
