@@ -217,7 +217,7 @@ func TestBatchThatStopsHalfwayIsCompletedByItsRepeat(t *testing.T) {
 	batch := &cms{name: "batch", decode: func(_ *Source, _ Delivery, body object) ([]Item, error) {
 		return []Item{{Event: "a.updated", ContentType: "a", ID: "1"}, {Event: "a.updated", ContentType: "a", ID: "2"}, {Event: "ping", Action: event.Ping}}, nil
 	}}
-	src := source(t, SourceConfig{CMS: "generic", Scheme: "token", Secret: testSecret})
+	src := source(t, SourceConfig{CMS: "generic", Scheme: "token", Secret: testSecret, DeliveryIDHeader: "X-Id"})
 	src.cms = batch
 	o := open(t, src)
 	broken := true
@@ -266,9 +266,10 @@ func TestSenderThatHangsUpIsStillServed(t *testing.T) {
 	cancel()
 	r := httptest.NewRequest("POST", "/webhooks/test", strings.NewReader(src.cms.sample)).WithContext(ctx)
 	r.Header = sign(t, src, src.cms.sample, "").Header
-	h.Source("test").ServeHTTP(httptest.NewRecorder(), r)
-	if len(q.events) != 1 {
-		t.Errorf("%d events queued, want 1", len(q.events))
+	w := httptest.NewRecorder()
+	h.Source("test").ServeHTTP(w, r)
+	if w.Code != 200 || len(q.events) != 1 {
+		t.Errorf("answer %d with %d events queued, want 200 with 1", w.Code, len(q.events))
 	}
 }
 

@@ -240,6 +240,7 @@ func TestTokenSchemesNameWhatIsWrong(t *testing.T) {
 		{query, target("/webhooks/test?token=%zz"), MissingToken},
 		{query, target("/webhooks/test?Token=" + quoted), MissingToken},
 		{query, target("/webhooks/test?a=b&token=" + quoted), ""},
+		{query, target("/webhooks/test?token=" + quoted + "&token=x"), BadToken},
 		{query, target("/webhooks/test?token=x&token=" + quoted), BadToken},
 		{field, body(`[]`), MissingToken},
 		{field, body(`{"secret":null}`), MissingToken},
@@ -334,6 +335,17 @@ func TestRepeatHasTheSameIDAndASecondSaveAnother(t *testing.T) {
 	}
 	if id(src, d, noon) == id(src, d, noon.Add(10*time.Second)) {
 		t.Error("with neither: the same bytes after the window must be a new event")
+	}
+	otherBody, otherName := d, d
+	otherBody.Body = append(slices.Clone(d.Body), ' ')
+	if resigned, _ := src.Sign(otherBody.Body, "", noon); id(src, d, noon) == id(src, resigned, noon) {
+		t.Error("with neither: other bytes must be a new event")
+	}
+	ghost := settings()["query-token ghost"]
+	src, d = sign(ghost, noon)
+	otherName.Target, otherName.Body = strings.Replace(d.Target, "post.published", "post.unpublished", 1), d.Body
+	if id(src, d, noon) == id(src, otherName, noon) {
+		t.Error("with neither: another event with the same bytes must be a new event")
 	}
 	plain.DedupeWindow = time.Minute
 	src, d = sign(plain, noon)
