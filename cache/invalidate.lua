@@ -18,7 +18,7 @@ while i <= #ARGV do
 end
 -- What is forgotten lies below the floor, and the floor voids what is older than itself: safe whatever the clock does.
 local cut = string.format('%.0f', now - tonumber(ARGV[4]))
-local over = redis.call('ZCARD', KEYS[1]) - 200000
+local over = redis.call('ZCARD', KEYS[1]) - 199999 -- at most 200,000, the floor among them
 if over > 0 then
   local at = redis.call('ZRANGE', KEYS[1], over, over, 'WITHSCORES')[2]
   if tonumber(at) > tonumber(cut) then cut = at end

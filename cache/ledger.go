@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Report says what a barrier waited for.
@@ -58,7 +56,7 @@ func (s *Store) Barrier(ctx context.Context, p Purge, mark Mark) (Mark, Report, 
 	begun := s.now().mono
 	defer func() { s.metrics.barrier.Observe((s.now().mono - begun).Seconds()) }()
 	var report Report
-	start, pause := begun, 200*time.Microsecond
+	start, pause, again := begun, 200*time.Microsecond, 0
 	for {
 		// A node that does not know the event got its lease before it was written.
 		over := s.now().mono-start >= s.lease+slack
@@ -67,7 +65,10 @@ func (s *Store) Barrier(ctx context.Context, p Purge, mark Mark) (Mark, Report, 
 		switch {
 		case err != nil:
 			return mark, report, fmt.Errorf("waiting for nodes: %w", err)
+		case waiting < 0 && again == maxAgain:
+			return mark, report, errForgetful
 		case waiting < 0:
+			again++
 			s.log.WarnContext(ctx, "ledger lost an event, invalidating again", "seq", mark.Seq)
 			if mark, err = s.Invalidate(ctx, p, Mark{}); err != nil {
 				return mark, report, err
@@ -86,6 +87,12 @@ func (s *Store) Barrier(ctx context.Context, p Purge, mark Mark) (Mark, Report, 
 		pause = min(2*pause, 5*time.Millisecond)
 	}
 }
+
+// maxAgain bounds how often one barrier invalidates again: a ledger that forgets
+// faster is broken, and the task's own retries are further apart.
+const maxAgain = 10
+
+var errForgetful = errors.New("cache: the ledger keeps losing events")
 
 func (s *Store) askBarrier(ctx context.Context, mark Mark) (waiting, nodes int, err error) {
 	believe := s.pace.believable(s.now().mono, s.lease)
@@ -251,5 +258,3 @@ func memberSeq(member string) uint64 {
 	n, _ := strconv.ParseUint(digits, 10, 64)
 	return n
 }
-
-var _ redis.Scripter = redis.UniversalClient(nil)

@@ -157,7 +157,8 @@ type stamp struct {
 }
 
 // merge takes in an answer to a question that was sent at t0 and came at t1.
-// It reports whether there was news, which is worth acknowledging at once.
+// It reports whether there was news, which is to be acknowledged at once: also
+// what this process wrote itself and knows already.
 func (m *mirror) merge(a answer, t0, t1 instant) (news bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -169,7 +170,10 @@ func (m *mirror) merge(a answer, t0, t1 instant) (news bool) {
 	if !m.running(t0) && a.cold > a.now {
 		m.cold = max(m.cold, t1.mono+time.Duration(a.cold-a.now)*time.Microsecond)
 	}
-	news = m.add(a.scopes)
+	for _, s := range a.scopes {
+		news = news || s.scope != "@"
+	}
+	m.add(a.scopes)
 	m.floor = max(m.floor, a.floor)
 	m.token = max(m.token, a.token)
 	if a.whole {
@@ -208,27 +212,23 @@ func (m *mirror) begin(epoch string) {
 	m.synced = false
 }
 
-func (m *mirror) add(stamps []stamp) (news bool) {
+func (m *mirror) add(stamps []stamp) {
 	for _, s := range stamps {
 		switch pattern, isGlob := strings.CutPrefix(s.scope, globScope); {
 		case s.scope == "@":
 		case s.scope == everyone:
 			m.floor = max(m.floor, s.seq)
 		case isGlob:
-			news = m.addGlob(glob{pattern, s.seq}) || news
-		case s.seq > m.scopes[s.scope]:
-			m.scopes[s.scope] = s.seq
-			news = true
+			m.addGlob(glob{pattern, s.seq})
+		default:
+			m.scopes[s.scope] = max(m.scopes[s.scope], s.seq)
 		}
 	}
-	return news
 }
 
-func (m *mirror) addGlob(g glob) (news bool) {
+func (m *mirror) addGlob(g glob) {
 	if i := slices.IndexFunc(m.globs, func(h glob) bool { return h.pattern == g.pattern }); i >= 0 {
-		if m.globs[i].seq >= g.seq {
-			return false
-		}
+		g.seq = max(g.seq, m.globs[i].seq)
 		m.globs = slices.Delete(m.globs, i, i+1)
 	}
 	i, _ := slices.BinarySearchFunc(m.globs, g, func(a, b glob) int { return cmp.Compare(b.seq, a.seq) })
@@ -237,7 +237,6 @@ func (m *mirror) addGlob(g glob) (news bool) {
 		m.floor = max(m.floor, m.globs[last].seq)
 		m.globs = m.globs[:last]
 	}
-	return true
 }
 
 // prune drops what the floor says already.

@@ -133,7 +133,9 @@ type race struct {
 }
 
 // tagsOf gives each key three tags; the fill learns the last one from the answer.
-func tagsOf(key int) []int { return []int{key % raceTags, (key*7 + 3) % raceTags, (key*5 + 11) % raceTags} }
+func tagsOf(key int) []int {
+	return []int{key % raceTags, (key*7 + 3) % raceTags, (key*5 + 11) % raceTags}
+}
 
 func tagName(tag int) string { return "tag:" + strconv.Itoa(tag) }
 
