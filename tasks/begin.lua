@@ -1,6 +1,7 @@
 -- Opens the record of an event, and keeps the number of records bounded.
 -- KEYS[1] record  [2] index  [3] seen
--- ARGV[1] 'queue': the event waits; leaves a record alone that a worker has moved on
+-- ARGV[1] 'queue': the event waits; leaves a record alone that a worker has moved on:
+--         a fast one has finished before the queue gets to write this
 --         'worker': the event runs; counts an attempt
 -- ARGV[2] the event, JSON  [3] queued at, µs  [4] seconds to keep it
 -- ARGV[5] its member of the index  [6] members below this are old  [7] records to keep
@@ -9,7 +10,7 @@
 local status = redis.call('HGET', KEYS[1], 'status')
 local over = status == 'failed' or status == 'done' or status == 'ignored'
 local seen = redis.call('GET', KEYS[3]) or ''
-if ARGV[1] == 'queue' and status and not over then
+if ARGV[1] == 'queue' and status and status ~= 'failed' then
   return {seen, '', 0}
 end
 if over then

@@ -70,6 +70,9 @@ func NewWorker(rdb redis.UniversalClient, steps Steps, log *slog.Logger, cfg Con
 
 // Run works until ctx ends, then takes no new events, gives the running ones
 // seven seconds, and hands the rest back to the queue. It may be called once.
+//
+// An error after ctx has ended means that something still uses the client, which
+// must then stay open until the process ends: Asynq panics without it.
 func (w *Worker) Run(ctx context.Context) error {
 	if err := w.server.Start(asynq.HandlerFunc(w.process)); err != nil {
 		return fmt.Errorf("starting the worker: %w", err)

@@ -557,7 +557,7 @@ func TestRedisThatComesBackIsUsedAgain(t *testing.T) {
 }
 
 func TestRetryDelaysAndWhatCountsAsFailure(t *testing.T) {
-	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1})
 	defer rdb.Close()
 	w := NewWorker(rdb, Steps{}, testkit.Discard(), Config{})
 	for n, want := range []time.Duration{1e9, 2e9, 5e9, 15e9, 60e9, 300e9, 300e9, 300e9} {

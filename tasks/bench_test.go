@@ -1,0 +1,101 @@
+package tasks
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/internal/testkit"
+	"github.com/freshwire/freshwire/rules"
+)
+
+func BenchmarkEnqueue(b *testing.B) {
+	for _, callers := range []int{1, 32} {
+		b.Run(map[int]string{1: "callers=1", 32: "callers=32"}[callers], func(b *testing.B) {
+			s := testkit.StartServer(b)
+			q := NewQueue(redisAs(b, s, IngestOptions), testkit.Discard(), Config{})
+			var n atomic.Int64
+			b.ReportAllocs()
+			b.SetParallelism(max(1, callers/2)) // × GOMAXPROCS
+			b.ResetTimer()
+			enqueue := func() {
+				if added, err := q.Enqueue(context.Background(), news(int(n.Add(1)))); err != nil || !added {
+					b.Errorf("Enqueue = %v, %v", added, err)
+				}
+			}
+			if callers == 1 {
+				for range b.N {
+					enqueue()
+				}
+				return
+			}
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					enqueue()
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkEventThroughWorker sends events one after the other (the wait is
+// Asynq's polling), and all at once (the time an event is throughput). Steps
+// other than the append do nothing.
+func BenchmarkEventThroughWorker(b *testing.B) {
+	for _, mode := range []string{"one", "burst"} {
+		b.Run(mode, func(b *testing.B) {
+			s := testkit.StartServer(b)
+			rdb := redisAs(b, s, WorkerOptions)
+			st := newSite(rdb, "fw")
+			published := make(chan time.Duration, 1024)
+			steps := st.steps()
+			steps.Plan = func(ev event.Event) rules.Plan {
+				return rules.Plan{Rules: []int{0}, Purge: event.Purge{Tags: []string{"posts"}}}
+			}
+			steps.Invalidate = func(context.Context, event.Purge, Mark) (Mark, error) { return Mark{Seq: 1}, nil }
+			steps.Barrier = func(_ context.Context, _ event.Purge, m Mark) (Mark, Report, error) {
+				return m, Report{Settled: true}, nil
+			}
+			steps.Reclaim = func(context.Context, event.Purge, Mark) (int, error) { return 0, nil }
+			add := steps.Append
+			steps.Append = func(ctx context.Context, c event.Change) (string, bool, error) {
+				pos, added, err := add(ctx, c)
+				published <- time.Since(c.At)
+				return pos, added, err
+			}
+			q := NewQueue(redisAs(b, s, IngestOptions), testkit.Discard(), Config{})
+			w := NewWorker(rdb, steps, testkit.Discard(), Config{})
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- w.Run(ctx) }()
+			var took []time.Duration
+			b.ResetTimer()
+			if mode == "one" {
+				for n := range b.N {
+					mustEnqueue(b, q, news(n))
+					took = append(took, <-published)
+				}
+			} else {
+				go func() {
+					for n := range b.N {
+						if _, err := q.Enqueue(ctx, news(n)); err != nil {
+							b.Error(err)
+						}
+					}
+				}()
+				for range b.N {
+					took = append(took, <-published)
+				}
+			}
+			b.StopTimer()
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "ms-p50")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "ms-p99")
+			cancel()
+			<-done
+		})
+	}
+}

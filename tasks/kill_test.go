@@ -1,0 +1,114 @@
+package tasks
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/freshwire/freshwire/internal/testkit"
+)
+
+// childEnv makes this test binary a worker that stops for ever at one point of
+// an event: "<address> <namespace> before|after <step>".
+const childEnv = "FRESHWIRE_TASKS_CHILD"
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childEnv); spec != "" {
+		child(spec)
+	}
+	os.Exit(m.Run())
+}
+
+func child(spec string) {
+	var addr, ns, when, step string
+	if _, err := fmt.Sscan(spec, &addr, &ns, &when, &step); err != nil {
+		fmt.Println("child:", err)
+		os.Exit(1)
+	}
+	rdb := redis.NewClient(&redis.Options{Addr: addr})
+	stop := func(at string) func(string) {
+		return func(name string) {
+			if at == when && name == step {
+				fmt.Println("holding")
+				select {}
+			}
+		}
+	}
+	s := newSite(rdb, ns)
+	steps := s.steps()
+	targets("site")(&steps)
+	w := NewWorker(rdb, hooked(steps, stop("before"), stop("after")), testkit.Discard(), Config{Namespace: ns})
+	fmt.Println("worker:", w.Run(context.Background()))
+	os.Exit(1)
+}
+
+func TestEventOfAKilledWorkerIsPublishedOnce(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts twelve processes")
+	}
+	server := testkit.StartServer(t)
+	for _, step := range []string{"plan", "invalidate", "barrier", "reclaim", "tell", "append"} {
+		for _, when := range []string{"before", "after"} {
+			t.Run(when+" "+step, func(t *testing.T) {
+				rdb := server.Client(t)
+				ns := when + "-" + step
+				s, cfg := newSite(rdb, ns), Config{Namespace: ns}
+				q := NewQueue(rdb, testkit.Logger(t), cfg)
+				mustEnqueue(t, q, news(1))
+
+				cmd := exec.Command(os.Args[0])
+				cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{server.Addr, ns, when, step}, " "))
+				cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				lines := make(chan string, 1)
+				go func() {
+					line, _ := bufio.NewReader(out).ReadString('\n')
+					lines <- line
+				}()
+				if line := testkit.Wait(t, lines, "the worker to hold the event"); line != "holding\n" {
+					t.Fatalf("worker said %q, want holding", line)
+				}
+				cmd.Process.Kill()
+				cmd.Wait()
+
+				// Half a minute passes.
+				if n := rdb.ZAddXX(t.Context(), q.keys.lease(), redis.Z{Score: float64(time.Now().Unix() - 5), Member: news(1).ID}).Err(); n != nil {
+					t.Fatal(n)
+				}
+				steps := s.steps()
+				targets("site")(&steps)
+				w := NewWorker(rdb, steps, testkit.Logger(t), cfg)
+				w.reapEvery = 50 * time.Millisecond
+				testkit.Go(t, w.Run)
+				rec := finished(t, q.records, news(1).ID)
+				if rec.Status != Done || rec.Attempts != 2 {
+					t.Errorf("record = %s after %d attempts: %s, want done after 2", rec.Status, rec.Attempts, rec.Error)
+				}
+				assertOnceIn(t, s, news(1).ID)
+				made := rdb.Get(t.Context(), s.ns.own("test:seq")).Val()
+				// A mark that was remembered is reused; one that died with the worker cannot be.
+				if want := map[bool]string{true: "2", false: "1"}[ns == "after-invalidate"]; made != want {
+					t.Errorf("made void %s times, want %s", made, want)
+				}
+				testkit.Until(t, "the queue is empty", func() bool {
+					return rdb.Exists(t.Context(), q.keys.task(news(1).ID), q.keys.active(), q.keys.lease(), q.keys.pending()).Val() == 0
+				})
+			})
+		}
+	}
+}
