@@ -157,15 +157,16 @@ func checkItem(t *template, k kind) error {
 	if k == paths && t.parts[0].expr == nil && t.parts[0].text[0] != '/' {
 		return errors.New("a path begins with /")
 	}
-	fixed := 0
+	fixed, star := 0, false
 	for _, p := range t.parts {
 		fixed += len(p.text)
+		star = star || strings.Contains(p.text, "*")
 	}
 	if fixed > kinds[k].length {
 		return fmt.Errorf("%d bytes, at most %d", fixed, kinds[k].length)
 	}
-	if len(t.parts) == 1 && t.parts[0].text == "*" && k == channels {
-		return errors.New("* is not a channel; name the channels that shall hear of it")
+	if k == channels && star {
+		return errors.New("holds a *; name the channels that shall hear of it, one by one")
 	}
 	return nil
 }

@@ -200,8 +200,8 @@ func (p *planner) add(it item, tell bool) (kept int, whole bool) {
 		case it.kind == paths && v[0] != '/':
 			problem(errors.New("a path begins with /"))
 			continue
-		case it.kind == channels && v == "*":
-			problem(errors.New("* is not a channel"))
+		case it.kind == channels && strings.Contains(v, "*"):
+			problem(errors.New("nobody can listen to a channel with a * in its name"))
 			continue
 		default:
 			p.keep(it.kind, v)
