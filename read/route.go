@@ -66,6 +66,8 @@ type Reader struct {
 	cfg      Config
 	client   *http.Client
 	metrics  *metrics
+
+	positionLate bool // a fault that tests put in: the position is taken after the look-up
 }
 
 // New returns a Reader. position tells how far in the log of changes this
@@ -121,6 +123,9 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rt.refuse(w, r, err)
 	} else {
 		verdict = a.verdict
+		if rt.positionLate {
+			a.position = rt.position()
+		}
 		rt.write(w, r, a)
 	}
 	took := time.Since(start)
