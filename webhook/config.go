@@ -19,7 +19,7 @@ type SourceConfig struct {
 	Scheme string `yaml:"scheme" enum:"hmac,token,basic,query-token,body-secret,standardwebhooks,ghost,none" desc:"how the sender proves itself; picked by cms, except for generic. none accepts anybody and must be written out"`
 
 	Secret          string   `yaml:"secret" secret:"true" example:"${BLOG_SECRET}" desc:"what sender and we share; for basic without username: user:password"`
-	PreviousSecrets []string `yaml:"previous_secrets" secret:"true" desc:"secrets still accepted while the sender is moved to the new one"`
+	PreviousSecrets []string `yaml:"previous_secrets" secret:"true" dropempty:"true" desc:"secrets still accepted while the sender is moved to the new one"`
 	Username        string   `yaml:"username" desc:"basic: the user, secret being the password"`
 	Password        string   `yaml:"password" secret:"true" desc:"basic: another word for secret, beside username"`
 
@@ -70,20 +70,30 @@ const (
 	shortSecret     = 16       // bytes; shorter ones can be guessed
 )
 
-var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+// Mistake is one thing wrong with a source.
+type Mistake struct {
+	Path string // of the key in freshwire.yaml, such as sources.blog.secret
+	Err  error
+}
+
+func (m *Mistake) Error() string    { return m.Path + ": " + m.Err.Error() }
+func (m *Mistake) Unwrap() error    { return m.Err }
+func (m *Mistake) YAMLPath() string { return m.Path }
 
 // complaints collects what is wrong with a key.
 type complaints func(key, format string, args ...any)
 
-// NewSource checks cfg and returns the source. The error joins every mistake,
-// each beginning with the key in the configuration file: "sources.blog.secret: …".
+// NewSource checks cfg and returns the source. The error joins one Mistake for
+// each thing that is wrong.
 func NewSource(name string, cfg SourceConfig) (*Source, error) {
 	var errs []error
 	complain := func(key, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("sources."+name+"."+key+": "+format, args...))
+		errs = append(errs, &Mistake{"sources." + name + "." + key, fmt.Errorf(format, args...)})
 	}
 	if !sourceName.MatchString(name) {
-		return nil, fmt.Errorf("sources: %q cannot be a source's name: use 1 to 64 letters, digits, '_', '-', '.'", name)
+		return nil, &Mistake{"sources", fmt.Errorf("%q cannot be a source's name: use 1 to 64 letters, digits, '_', '-'", name)}
 	}
 	s := &Source{name: name, cfg: cfg}
 	s.cfg.PreviousSecrets = slices.DeleteFunc(slices.Clone(cfg.PreviousSecrets), func(p string) bool { return p == "" })
@@ -182,7 +192,7 @@ func (s *Source) refuseIdleKeys(written SourceConfig, complain complaints) {
 
 func (s *Source) prepareSecrets(complain complaints) {
 	if !slices.Contains(s.scheme.uses, "secret") {
-		s.warnings = append(s.warnings, "sources."+s.name+".scheme: none accepts deliveries of anybody who finds the URL")
+		s.warn("scheme", "none accepts deliveries of anybody who finds the URL")
 		return
 	}
 	if s.cfg.Secret == "" {
@@ -218,5 +228,5 @@ func (s *Source) prepareSecrets(complain complaints) {
 }
 
 func (s *Source) warn(key, format string, args ...any) {
-	s.warnings = append(s.warnings, fmt.Sprintf("sources."+s.name+"."+key+": "+format, args...))
+	s.warnings = append(s.warnings, "sources."+s.name+"."+key+": "+fmt.Sprintf(format, args...))
 }
