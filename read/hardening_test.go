@@ -232,10 +232,35 @@ func TestAnswersOfBrokenOrigins(t *testing.T) {
 	if a := s.get("/api/posts/zip"); a.body != "hello" || a.header.Get("Content-Encoding") != "" || a.header.Get("ETag") == `"zipped"` {
 		t.Errorf("unpacked: %v with %v", a, a.header)
 	}
-	s.origin.Close()
+	s.origin.Close() // waits for the handlers, which end when their client leaves
 	if a := s.get("/api/posts/closed"); a.status != 502 || a.header.Get("Retry-After") == "" {
 		t.Errorf("origin closed = %v", a)
 	}
+}
+
+// While the origin hangs, what may be shown stale is shown at once.
+func TestHangingOriginDoesNotDelayStaleAnswers(t *testing.T) {
+	t.Parallel()
+	cfg := posts
+	cfg.TTL, cfg.StaleIfError, cfg.Timeout = time.Millisecond, time.Hour, 30*time.Millisecond
+	s := newSite(t, says("old"), cfg)
+	s.get("/api/posts/1")
+	s.becomes(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	for i := range outageAfter {
+		if a := s.get(fmt.Sprintf("/api/posts/other-%d", i)); a.status != 504 {
+			t.Fatalf("read %d of a hanging origin = %v", i, a)
+		}
+	}
+	before := s.calls()
+	s.expect("stale", s.get("/api/posts/1"), `200 STALE "old"`)
+	if a := s.get("/api/posts/2"); a.status != 504 || a.header.Get("Retry-After") == "" {
+		t.Errorf("nothing to show = %v", a)
+	}
+	if n := s.calls() - before; n != 0 {
+		t.Errorf("the hanging origin was asked %d times more", n)
+	}
+	s.becomes(says("new"))
+	testkit.Until(t, "the origin is asked again", func() bool { return s.get("/api/posts/1").body == "new" })
 }
 
 // The final place has another name than the route's tags say.

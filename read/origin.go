@@ -59,10 +59,17 @@ func newClient() *http.Client {
 // header of the client's would make content differ that has one key. The
 // exception is authorization, not empty only for answers that are never stored.
 func (rt *Route) ask(ctx context.Context, p place, authorization, requestID string) (response, error) {
+	if err := rt.outage.err(); err != nil {
+		rt.metrics.asked("skipped", 0)
+		return response{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, rt.cfg.Timeout)
 	defer cancel()
 	start := time.Now()
 	res, err := rt.roundTrip(ctx, p, authorization, requestID)
+	if !errors.Is(err, context.Canceled) { // a client that left says nothing of the origin
+		rt.outage.note(err)
+	}
 	took := time.Since(start)
 	outcome := outcomeOf(res, err)
 	rt.metrics.asked(outcome, took)

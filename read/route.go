@@ -82,6 +82,7 @@ type Route struct {
 	cfg      RouteConfig
 	compiled *compiled
 	metrics  routeMetrics
+	outage   outage
 }
 
 // Route returns the handler of cfg, or all of cfg's mistakes, each a *Mistake.

@@ -445,7 +445,9 @@ func TestReadsGoOnWithoutRedis(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, counts(), posts)
 	server := testkit.StartServer(t)
-	store := cache.New(server.Client(t), testkit.Logger(t), cache.Config{})
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { rdb.Close() })
+	store := cache.New(rdb, testkit.Logger(t), cache.Config{})
 	s.reader.fetch = store.Fetch
 	s.expect("with Redis", s.get("/api/posts/1"), `200 MISS "v1"`)
 	server.Kill()
@@ -487,4 +489,45 @@ func TestListedOriginsMayRead(t *testing.T) {
 			}
 		}
 	}
+}
+
+func BenchmarkHit(b *testing.B) {
+	for _, size := range []int{1 << 10, 64 << 10} {
+		b.Run("body="+strconv.Itoa(size), func(b *testing.B) {
+			s := newSite(b, says(strings.Repeat("x", size), "Content-Type: application/json"), posts)
+			s.reader.log = testkit.Discard()
+			s.mount(RouteConfig{Path: "/quiet/{id}", Origin: "ORIGIN/{id}", Key: "quiet:{id}", Tags: []string{"a", "b:{id}"}})
+			if a := s.get("/quiet/1"); a.status != 200 {
+				b.Fatal(a)
+			}
+			r := httptest.NewRequest("GET", "/quiet/1", nil)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				w := &blackHole{header: http.Header{}}
+				s.router.ServeHTTP(w, r)
+				if w.status != 200 || w.header.Get("X-Cache") != "HIT" {
+					b.Fatal(w.status, w.header)
+				}
+			}
+		})
+	}
+}
+
+// blackHole is a ResponseWriter that keeps no body.
+type blackHole struct {
+	header http.Header
+	status int
+}
+
+func (w *blackHole) Header() http.Header         { return w.header }
+func (w *blackHole) Write(b []byte) (int, error) { return len(b), nil }
+func (w *blackHole) WriteHeader(status int)      { w.status = status }
+
+func ExampleRouteConfig_Validate() {
+	err := RouteConfig{Path: "/api/posts/{id}", Origin: "https://{id}.example/", Key: "post:{ID}"}.Validate()
+	fmt.Println(err)
+	// Output:
+	// origin: a name in the host would let a request choose whom to ask
+	// key: {ID} is not a name of the path: did you mean {id}?
 }
