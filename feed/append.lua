@@ -3,7 +3,7 @@
 -- ARGV[1] nonce of a new life, [2] entries to keep, [3] seconds to remember the id,
 --      [4] data, [5] channels, one a line, [6…] names to PUBLISH to
 -- Returns {id of the entry, 1 added or 0 was there}.
-life(KEYS[1], KEYS[2], ARGV[1], false, false)
+life(KEYS[1], KEYS[2], ARGV[1], false, false, false)
 local seen = redis.call('GET', KEYS[3])
 if seen then return {seen, 0} end
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'd', ARGV[4], 'c', ARGV[5])

@@ -110,7 +110,7 @@ func (t *tail) open(ctx context.Context) error {
 		}
 		known, raise = t.pos.String(), next.String()
 	}
-	reply, err := openScript.Run(ctx, t.rdb, []string{t.logKey(), t.metaKey()}, rand.Text(), known, raise).StringSlice()
+	reply, err := openScript.Run(ctx, t.rdb, []string{t.logKey(), t.metaKey()}, rand.Text(), t.epoch, known, raise).StringSlice()
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
@@ -195,6 +195,7 @@ func (t *tail) read(ctx context.Context) (int, error) {
 	_ = pipe.Process(ctx, news)
 	// The first entry, looked up after the read: what is still kept now was not missing then.
 	first := pipe.XRangeN(ctx, t.logKey(), "-", "+", 1)
+	life := pipe.HGet(ctx, t.metaKey(), "epoch")
 	_, _ = pipe.Exec(ctx) // each command's own error is looked at
 	if err := news.Err(); errors.Is(err, redis.Nil) {
 		return 0, nil
@@ -203,6 +204,9 @@ func (t *tail) read(ctx context.Context) (int, error) {
 	}
 	if err := first.Err(); err != nil {
 		return 0, fmt.Errorf("reading the log's first entry: %w", err)
+	}
+	if err := life.Err(); err != nil && !errors.Is(err, redis.Nil) {
+		return 0, fmt.Errorf("reading the log's epoch: %w", err)
 	}
 	if len(news.Val()) == 0 || len(news.Val()[0].Messages) == 0 {
 		return 0, nil
@@ -225,9 +229,14 @@ func (t *tail) read(ctx context.Context) (int, error) {
 		}
 		entries = append(entries, e)
 	}
+	begins := func(e entry) bool { return e.epoch != "" && e.epoch != t.epoch }
+	if life.Val() != t.epoch && !slices.ContainsFunc(entries, begins) {
+		t.look = true // the life of these entries began before our position
+		return 0, nil
+	}
 	// A marker in between resets at its place.
 	for len(entries) > 0 {
-		n := slices.IndexFunc(entries, func(e entry) bool { return e.epoch != "" && e.epoch != t.epoch })
+		n := slices.IndexFunc(entries, begins)
 		if n < 0 {
 			t.hand(entries)
 			t.reached(entries[len(entries)-1].Position)

@@ -123,7 +123,7 @@ func (st *stream) run(ctx context.Context) {
 		switch {
 		case err != nil:
 			return
-		case now.After(end):
+		case !now.Before(end):
 			st.goaway("age", 100*time.Millisecond+rand.N(2*time.Second))
 			return
 		case st.opened && now.Sub(st.written) >= cfg.Heartbeat:
