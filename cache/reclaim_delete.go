@@ -14,6 +14,7 @@ import (
 const (
 	scanCount    = 1000                  // names a SCAN looks at: about 0.7 ms of the server's time
 	popCount     = 1000                  // members taken from an index at once, over all of its shards
+	unlinkCount  = 250                   // entries compared and unlinked in one pipeline: the server runs it in one go, 1 to 2 ms
 	maxHeld      = 100_000               // fresh members held until they are put back
 	batchTimeout = 10 * time.Second      // of one batch, which is finished even when the caller leaves
 	maxPause     = 50 * time.Millisecond // between two batches
@@ -215,43 +216,51 @@ func (r *reclaimer) unlinkAll(ctx context.Context, entries []string, m Mark) (in
 // verdict for each name, also beside an error.
 func (r *reclaimer) unlink(ctx context.Context, entries []string, m Mark) ([]verdict, error) {
 	verdicts := make([]verdict, len(entries))
-	todo := make([]int, len(entries)) // indexes of entries
-	for i := range entries {
-		verdicts[i], todo[i] = unknown, i
+	for i := range verdicts {
+		verdicts[i] = unknown
 	}
 	defer func() { r.metrics.entries.Add(float64(count(verdicts, unlinked))) }()
 	ctx, cancel := batch(ctx)
 	defer cancel()
-	for try := 0; len(todo) > 0; try++ {
-		cmds := make([]*redis.Cmd, len(todo))
-		pipe := r.rdb.Pipeline()
-		for i, at := range todo {
-			cmds[i] = unlinkScript.EvalSha(ctx, pipe, []string{entries[at]}, m.Seq, m.Epoch)
-		}
-		pipe.Exec(ctx) // each command has its own error
-		var failed error
-		var again []int
-		for i, cmd := range cmds {
-			v, err := cmd.Int()
-			switch {
-			case err == nil:
-				verdicts[todo[i]] = verdict(v)
-			case redis.HasErrorPrefix(err, "NOSCRIPT") && try == 0:
-				again = append(again, todo[i])
-			case failed == nil:
-				failed = err
+	for at := 0; at < len(entries); at += unlinkCount {
+		end := min(at+unlinkCount, len(entries))
+		err := r.unlinkBatch(ctx, entries[at:end], m, verdicts[at:end])
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			if err = r.load(ctx, unlinkScript); err == nil {
+				err = r.unlinkBatch(ctx, entries[at:end], m, verdicts[at:end])
 			}
 		}
-		if failed != nil {
-			return verdicts, failed
-		}
-		if todo = again; len(todo) > 0 {
-			if err := r.load(ctx, unlinkScript); err != nil {
-				return verdicts, err
-			}
+		if err != nil {
+			return verdicts, err
 		}
 	}
 	return verdicts, nil
+}
+
+// unlinkBatch asks for the verdicts that are unknown, and returns the first error.
+func (r *reclaimer) unlinkBatch(ctx context.Context, entries []string, m Mark, verdicts []verdict) error {
+	cmds := make([]*redis.Cmd, len(entries))
+	pipe := r.rdb.Pipeline()
+	for i, name := range entries {
+		if verdicts[i] == unknown {
+			cmds[i] = unlinkScript.EvalSha(ctx, pipe, []string{name}, m.Seq, m.Epoch)
+		}
+	}
+	pipe.Exec(ctx) // each command has its own error
+	var failed error
+	for i, cmd := range cmds {
+		if cmd == nil {
+			continue
+		}
+		v, err := cmd.Int()
+		switch {
+		case err == nil:
+			verdicts[i] = verdict(v)
+		case failed == nil:
+			failed = err
+		}
+	}
+	return failed
 }
 
 // load puts a script on every master: a pipeline cannot fall back to EVAL.
