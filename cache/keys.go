@@ -36,19 +36,12 @@ func (n names) seqs() string   { return n.own("seqs") }   // sorted set, "seq:no
 func (n names) ack() string    { return n.own("ack") }    // sorted set, node → token applied
 func (n names) live() string   { return n.own("live") }   // sorted set, node → end of lease, µs; "?" a lost node, "#" whole
 func (n names) meta() string   { return n.own("meta") }   // hash: epoch, host, until
-func (n names) want() string   { return n.own("want") }   // hash, scope → version announced
 func (n names) bell() string   { return n.own("bell") }   // channel, rung for each event
 
 func (n names) own(part string) string { return n.ns + ":{" + n.ns + "}:" + part }
 
 func (n names) entry(key string) string { return n.ns + ":e:{" + esc(key) + "}" } // string, see entry.go
 func (n names) lease(key string) string { return n.ns + ":l:{" + esc(key) + "}" } // string, token of the one who fills
-func (n names) wake(key string) string  { return n.ns + ":f:{" + esc(key) + "}" } // channel, told when a fill has ended
-
-// index names the sorted set of entry keys under a scope, by expiry; wide scopes have several shards.
-func (n names) index(scope string, shard int) string {
-	return n.ns + ":i:{" + esc(scope) + "}:" + strconv.Itoa(shard)
-}
 
 // entryKey returns the key of an entry's Redis name, the inverse of entry.
 func (n names) entryKey(name string) (key string, ok bool) {

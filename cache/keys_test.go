@@ -11,7 +11,7 @@ import (
 
 func TestNamesOfLedgerShareOneHashTag(t *testing.T) {
 	n := names{ns: "shop"}
-	for _, name := range []string{n.ledger(), n.seqs(), n.ack(), n.live(), n.meta(), n.want(), n.bell()} {
+	for _, name := range []string{n.ledger(), n.seqs(), n.ack(), n.live(), n.meta(), n.bell()} {
 		if !strings.HasPrefix(name, "shop:{shop}:") {
 			t.Errorf("name %q is outside of the slot {shop}", name)
 		}
@@ -19,15 +19,12 @@ func TestNamesOfLedgerShareOneHashTag(t *testing.T) {
 	if got, want := n.entry("a{b}*"), "shop:e:{a%7Bb%7D%2A}"; got != want {
 		t.Errorf("entry = %q, want %q", got, want)
 	}
-	if got, want := n.index("t:post 1", 3), "shop:i:{t:post%201}:3"; got != want {
-		t.Errorf("index = %q, want %q", got, want)
-	}
 }
 
 func TestTwoSitesOnOneRedisNeverShareNames(t *testing.T) {
 	a, b := names{ns: "a"}, names{ns: "b"}
 	all := func(n names) []string {
-		return []string{n.ledger(), n.entry("k"), n.lease("k"), n.wake("k"), n.index("t:x", 0), n.bell()}
+		return []string{n.ledger(), n.entry("k"), n.lease("k"), n.shard("t:x", 0), n.bell()}
 	}
 	for _, name := range all(a) {
 		if slices.Contains(all(b), name) {
@@ -74,7 +71,7 @@ func TestEscapedKeysAreInjectiveAndKeepTheirSlot(t *testing.T) {
 		if back, ok := n.entryKey(n.entry(a)); !ok || back != a {
 			t.Fatalf("entryKey(entry(%q)) = %q, %v", a, back, ok)
 		}
-		if n.index(a, 1) == n.index(b, 1) && a != b {
+		if n.shard(a, 1) == n.shard(b, 1) && a != b {
 			t.Fatalf("index of %q and %q are one", a, b)
 		}
 	})

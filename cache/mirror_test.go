@@ -1,0 +1,125 @@
+package cache
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// Whatever way a mirror heard of the events, it judges as the whole list of
+// events does.
+func TestMirrorJudgesAsTheEventsSay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := newClocks()
+		m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}, pruneAt: 2}
+		m.merge(answer{epoch: "e", whole: true, token: 1}, c.now(), c.now())
+		var events []stamp
+		seq := uint64(1)
+		for range rapid.IntRange(1, 30).Draw(t, "events") {
+			seq += uint64(rapid.IntRange(1, 3).Draw(t, "step"))
+			scope := rapid.SampledFrom([]string{"t:a", "t:b", "k:x", "g:x*", "g:y*", "p:/a/", "*", "n:"}).Draw(t, "scope")
+			events = append(events, stamp{scope, seq})
+			if rapid.Bool().Draw(t, "learn") {
+				m.learn(Mark{Seq: seq, Member: fmt.Sprint(seq, ":x"), Epoch: "e"}, []string{scope})
+			}
+		}
+		// Answers may overlap, and come again.
+		for range rapid.IntRange(0, 3).Draw(t, "again") {
+			n := rapid.IntRange(0, len(events)).Draw(t, "upto")
+			m.merge(answer{epoch: "e", whole: true, token: 1, scopes: events[:n]}, c.now(), c.now())
+		}
+		m.merge(answer{epoch: "e", whole: true, token: seq + 1, scopes: events}, c.now(), c.now())
+
+		token := uint64(rapid.IntRange(1, int(seq)+1).Draw(t, "token"))
+		void := false
+		for _, e := range events {
+			switch e.scope {
+			case "t:a", "k:x", "g:x*", "p:/a/", "*":
+				void = void || e.seq > token
+			}
+		}
+		kind, usable := m.judge("x", position{"e", token}, []string{"t:a", "p:/a/"}, nil)
+		if !usable || (kind != "") != void {
+			t.Fatalf("judge at %d = %q, %v; events %v", token, kind, usable, events)
+		}
+	})
+}
+
+func TestMirrorForgetsOnlyWhatItsFloorSays(t *testing.T) {
+	c := newClocks()
+	m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}}
+	for i := range uint64(5 * pruneMin) {
+		m.merge(answer{epoch: "e", whole: true, token: i + 1, floor: i / 2, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, c.now(), c.now())
+	}
+	if n := m.size(); n > 5*pruneMin*3/4 {
+		t.Errorf("%d scopes kept, half of %d are below the floor", n, 5*pruneMin)
+	}
+	for i := uint64(1); i < 5*pruneMin; i += 97 {
+		if kind, _ := m.judge("k", position{"e", i - 1}, []string{fmt.Sprint("t:", i)}); kind == "" {
+			t.Errorf("scope of seq %d no longer voids what is older", i)
+		}
+	}
+}
+
+func TestUnevenServerClockIsNotBelieved(t *testing.T) {
+	const lease = time.Second
+	ms := time.Millisecond
+	type sample struct {
+		t0, t1 time.Duration
+		server uint64
+	}
+	even := func(ts ...time.Duration) (out []sample) {
+		for _, at := range ts {
+			out = append(out, sample{at, at + ms, uint64(1e9 + at.Microseconds())})
+		}
+		return out
+	}
+	tests := []struct {
+		name     string
+		samples  []sample
+		at       time.Duration
+		believed bool
+	}{
+		{"never seen", nil, 0, false},
+		{"seen once, just now", even(5000 * ms), 5001 * ms, false},
+		{"watched for a lease", even(0, 400*ms, 800*ms, 1200*ms), 1300 * ms, true},
+		{"watched long", even(0, 400*ms, 800*ms, 1200*ms, 1600*ms, 2000*ms), 2100 * ms, true},
+		{"stepped ahead", append(even(0, 400*ms, 800*ms), sample{1200 * ms, 1201 * ms, 1e9 + 9e6}), 1300 * ms, false},
+		{"stepped back", append(even(0, 400*ms, 800*ms), sample{1200 * ms, 1201 * ms, 1e9 - 9e6}), 1300 * ms, false},
+		{"stepped, then even for a lease", append(even(0), sample{400 * ms, 401 * ms, 9e9}, sample{1500 * ms, 1501 * ms, 9e9 + 1.1e6}), 1600 * ms, true},
+		{"answers too slow to tell", []sample{{0, 300 * ms, 1e9 + 150e3}, {1200 * ms, 1500 * ms, 1e9 + 1350e3}}, 1600 * ms, false},
+	}
+	for _, tc := range tests {
+		var p pace
+		for _, s := range tc.samples {
+			p.note(s.t0, s.t1, s.server, lease)
+		}
+		if got := p.believable(tc.at, lease); (got > 0) != tc.believed {
+			t.Errorf("%s: believable = %d, want believed = %v", tc.name, got, tc.believed)
+		}
+	}
+}
+
+func BenchmarkJudge(b *testing.B) {
+	c := newClocks()
+	m := &mirror{lease: time.Hour, now: now, scopes: map[string]uint64{}}
+	for i := range uint64(10_000) {
+		m.merge(answer{epoch: "e", whole: true, token: i, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, now(), c.now())
+	}
+	for _, tags := range []int{1, 12} {
+		b.Run(fmt.Sprintf("tags=%d/scopes=10000", tags), func(b *testing.B) {
+			var scopes []string
+			for i := range tags {
+				scopes = append(scopes, fmt.Sprint("t:", i*100))
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if kind, _ := m.judge("post:42", position{"e", 20_000}, scopes); kind != "" {
+					b.Fatal(kind)
+				}
+			}
+		})
+	}
+}
