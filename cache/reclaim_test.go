@@ -521,6 +521,13 @@ func TestReclaimGivesUpWhileRedisIsAwayAndGoesOnAfter(t *testing.T) {
 	testkit.Until(t, "entries are deleted", func() bool { return len(l.keys()) == 0 })
 }
 
+// fillTag stores many small entries of one tag in one go.
+var fillTag = redis.NewScript(`
+for i = 1, tonumber(ARGV[1]) do
+  redis.call('SET', ARGV[2] .. 'post:' .. i .. '}', 'F10000000000000005' .. ARGV[3] .. '000042{}')
+  redis.call('ZADD', KEYS[i % #KEYS + 1], 9e12, 'post:' .. i)
+end`)
+
 // The figures belong into a log, not into an assertion: see bench/purge.
 func TestOthersAreServedWhileALargeTagIsReclaimed(t *testing.T) {
 	if testing.Short() {
@@ -530,7 +537,10 @@ func TestOthersAreServedWhileALargeTagIsReclaimed(t *testing.T) {
 	rdb := testkit.Redis(t)
 	l := newLand(t, rdb, "fw")
 	const size = 100_000
-	l.put(numbered(size, 5, "post:", "posts")...)
+	shards := l.names.shards("t:posts")
+	if err := fillTag.Run(t.Context(), rdb, shards, size, l.names.entryPrefix(), thisEpoch).Err(); err != nil && err != redis.Nil {
+		t.Fatal(err)
+	}
 	before := rdb.DBSize(t.Context()).Val()
 
 	ctx, stop := context.WithCancel(t.Context())
