@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -152,11 +153,8 @@ func readBody(res *http.Response, limit int64) (body []byte, decoded bool, err e
 // transportError says which failure err is. The text of a url.Error holds the
 // whole URL, with the query and its secrets, so only what is inside is kept.
 func transportError(ctx context.Context, err error) error {
-	var inner interface{ Unwrap() error }
-	if _, isURL := err.(interface{ Temporary() bool }); isURL && errors.As(err, &inner) {
-		if e := inner.Unwrap(); e != nil {
-			err = e
-		}
+	if outer := (*url.Error)(nil); errors.As(err, &outer) {
+		err = outer.Err
 	}
 	var timeout net.Error
 	switch {

@@ -1,8 +1,9 @@
 // Package read answers GET and HEAD from the cache and, on a miss, from the
 // origin, by the routes of freshwire.yaml.
 //
-// Hold one Reader a process and one Route for each entry of "routes"; mount a
-// Route with gorilla/mux on its own path, for all methods.
+// Hold one Reader a process and one Route for each entry of "routes". Mount a
+// Route with gorilla/mux on its own path, for all methods; the router cleans
+// and decodes paths, as it does unless told otherwise.
 //
 //	reader := read.New(store.Fetch, position, log, read.Config{})
 //	route, err := reader.Route(cfg)
