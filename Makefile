@@ -61,4 +61,4 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 	done
 
 docs: ## write docs/config.md and docs/freshwire.schema.json anew
-	$(GO) test ./cmd/freshwire -run 'TestConfigDocs|TestSchemaFile' -update
+	$(GO) test ./cmd/freshwire -run 'TestConfigDocs|TestSchemaFile' -update -count=1

@@ -16,6 +16,9 @@ import (
 // record has been forgotten.
 var ErrNotFound = errors.New("admin: no such event")
 
+// ErrCursor is returned by Events.List for a cursor that it did not give out.
+var ErrCursor = errors.New("admin: not a cursor")
+
 // Query asks for records of events, newest first.
 type Query struct {
 	Status string // empty: all
@@ -62,6 +65,10 @@ func NewListHandler(events Events, log *slog.Logger) http.Handler {
 			return
 		}
 		page, err := events.List(r.Context(), q)
+		if errors.Is(err, ErrCursor) {
+			Problem(w, http.StatusBadRequest, "The cursor is not one of ours.")
+			return
+		}
 		if err != nil {
 			unavailable(w, r, log, "listing events", err)
 			return

@@ -53,6 +53,10 @@ type Event struct {
 	Payload      json.RawMessage `json:"payload,omitempty"`     // the verified body; never leaves for browsers
 	ReceivedAt   time.Time       `json:"received_at"`
 
+	// Guessed says that nothing but equal bytes tells this delivery from a repeat
+	// of an earlier one: an editor may as well have saved twice.
+	Guessed bool `json:"guessed,omitempty"`
+
 	// Purge, when not nil, is what to purge in place of the rules' plan. Set for
 	// /api/revalidate, where the caller says it.
 	Purge *Purge `json:"purge,omitempty"`

@@ -38,7 +38,7 @@ type SourceConfig struct {
 
 	MaxBody          int64         `yaml:"max_body" default:"1MiB" unit:"bytes" desc:"largest body accepted, at most 32MiB; larger ones are answered 413"`
 	DeliveryIDHeader string        `yaml:"delivery_id_header" example:"X-Delivery-Id" desc:"header whose value names the delivery; a repeat with the same value is a duplicate"`
-	DedupeWindow     time.Duration `yaml:"dedupe_window" default:"10s" desc:"without delivery id and signed time: for how long the same bytes are the same delivery, and not a second save; 1ms to 10m"`
+	DedupeWindow     time.Duration `yaml:"dedupe_window" default:"10s" desc:"without delivery id and signed time: for how long the same bytes are called a duplicate; one that comes after its twin was begun is applied all the same; 1ms to 10m"`
 	EventHeader      string        `yaml:"event_header" desc:"header of the event's name; short for event_from: header:NAME"`
 	EventFrom        string        `yaml:"event_from" example:"query:event" desc:"where the event's name stands: query:NAME, header:NAME or body:PATH (generic: body:type, ghost: query:event)"`
 	Paths            Paths         `yaml:"paths" desc:"generic, standardwebhooks: where the body holds the parts of the event"`

@@ -354,6 +354,41 @@ func TestRepeatHasTheSameIDAndASecondSaveAnother(t *testing.T) {
 	}
 }
 
+// Equal bytes are a repeat or a second save; who cannot tell must say so.
+func TestGuessIsCalledAGuess(t *testing.T) {
+	withID := SourceConfig{CMS: "generic", Scheme: "hmac", Secret: testSecret, DeliveryIDHeader: "X-Id"}
+	for _, tc := range []struct {
+		name  string
+		cfg   SourceConfig
+		id    string
+		after time.Duration // from signing to receiving
+		want  bool
+	}{
+		{"delivery id", withID, "d-1", 0, false},
+		{"delivery id missing", withID, "", 0, true},
+		{"nothing", settings()["hmac"], "", 0, true},
+		{"milliseconds", settings()["hmac ms"], "", 0, true}, // noon has none
+		{"milliseconds, not noon", settings()["hmac ms"], "", 7 * time.Millisecond, true},
+		{"seconds, fresh", settings()["hmac seconds"], "", time.Second, true},
+		{"seconds, repeated later", settings()["hmac seconds"], "", 2 * time.Second, false},
+	} {
+		src := source(t, tc.cfg)
+		d, err := src.Sign(src.Sample(), "", noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.id != "" {
+			d.Header.Set("X-Id", tc.id)
+		} else {
+			d.Header.Del("X-Id")
+		}
+		res := src.Verify(d, noon.Add(tc.after))
+		if !res.Valid() || res.Events[0].Guessed != tc.want {
+			t.Errorf("%s: Verify = %q, %+v, want guessed = %v", tc.name, res.Reason, res.Events, tc.want)
+		}
+	}
+}
+
 func TestSchemeNoneAcceptsAndWarns(t *testing.T) {
 	src := source(t, SourceConfig{CMS: "generic", Scheme: "none"})
 	res := src.Verify(Delivery{Method: "POST", Target: "/", Body: src.Sample()}, noon)

@@ -79,8 +79,10 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) ([]Item, []event.Event,
 		if it.Action == event.Ping {
 			continue
 		}
+		id, guessed := s.eventID(d, it.Event, n, sentAt, now)
 		ev := event.Event{
-			ID:           s.eventID(d, it.Event, n, sentAt, now),
+			ID:           id,
+			Guessed:      guessed,
 			Source:       s.name,
 			Name:         it.Event,
 			Type:         cmp.Or(it.ContentType, typeOf(it.Event), it.Event, "unknown"),
@@ -113,20 +115,22 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) ([]Item, []event.Event,
 //     body such as {"type":"post.updated","data":{"id":"1"}} never differs.
 //
 // The windows of 3 follow each other on the clock and only the current one is
-// looked at. So a repeat across an edge runs twice, which is harmless, and no
-// save waits longer than one window to count as new.
-func (s *Source) eventID(d Delivery, name string, n int, sentAt, now time.Time) string {
+// looked at. So a repeat across an edge runs twice, which is harmless.
+//
+// guessed is true where equal bytes may be two saves as well: in 3, and in 2
+// where the time has no more than seconds and the delivery is as fresh as that.
+func (s *Source) eventID(d Delivery, name string, n int, sentAt, now time.Time) (id string, guessed bool) {
 	index := strconv.Itoa(n)
 	if id := s.deliveryID(d); id != "" {
-		return event.NewID(s.name, id, index)
+		return event.NewID(s.name, id, index), false
 	}
-	var when string
+	when := "w" + strconv.FormatInt(now.UnixMilli()/s.cfg.DedupeWindow.Milliseconds(), 10)
+	guessed = true
 	if !sentAt.IsZero() {
 		when = "t" + strconv.FormatInt(sentAt.UnixMilli(), 10)
-	} else {
-		when = "w" + strconv.FormatInt(now.UnixMilli()/s.cfg.DedupeWindow.Milliseconds(), 10)
+		guessed = sentAt.Equal(sentAt.Truncate(time.Second)) && now.Sub(sentAt) < 2*time.Second
 	}
-	return event.NewID(s.name, name, when, string(d.Body), index)
+	return event.NewID(s.name, name, when, string(d.Body), index), guessed
 }
 
 // typeOf returns what stands before the last dot of an event's name.

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/freshwire/freshwire/cache"
+	"github.com/freshwire/freshwire/internal/yamlfile"
+	"github.com/freshwire/freshwire/read"
+	"github.com/freshwire/freshwire/rules"
+	"github.com/freshwire/freshwire/target"
+	"github.com/freshwire/freshwire/webhook"
+)
+
+// configFile is freshwire.yaml.
+type configFile struct {
+	Sources  map[string]webhook.SourceConfig `yaml:"sources" keys:"^[a-z0-9][a-z0-9_-]{0,63}$" desc:"who may send webhooks; each gets the URL /webhooks/<name>"`
+	Rules    []rules.Rule                    `yaml:"rules" desc:"what an event makes void, who is told; every matching rule applies. No rules at all: one rule for every event"`
+	Targets  map[string]target.Config        `yaml:"targets" keys:"^[a-z0-9][a-z0-9_-]{0,63}$" desc:"who is told after the purge, before the browsers"`
+	Routes   []read.RouteConfig              `yaml:"routes" desc:"read handlers: GET and HEAD, served from the cache"`
+	Channels []channelConfig                 `yaml:"channels" later:"private channels" desc:"who may listen to which channel; a channel not listed is public"`
+	Foreign  cache.ForeignConfig             `yaml:"foreign" desc:"keys that other programs wrote into the same Redis"`
+}
+
+// channelConfig is known so that its keys are; private channels come later.
+type channelConfig struct {
+	Match   string `yaml:"match" desc:"name of the channel; {user} stands for the session's user"`
+	Session bool   `yaml:"session" desc:"only a session whose userId equals {user} may listen"`
+}
+
+// site is what the config file says, checked and ready for use.
+type site struct {
+	name    string // of the file, for people; empty when there is none
+	file    configFile
+	sources []*webhook.Source
+	rules   *rules.Set
+	targets map[string]*target.Target
+	notes   []string // of settings that are right but weak
+}
+
+const defaultConfigFile = "freshwire.yaml"
+
+// loadSite reads the config file that env names. No file at all is a site
+// without sources and routes; fallback, when not empty, is read instead of it.
+func loadSite(env environment, fallback string) (*site, error) {
+	name := env.Config
+	if name == "" {
+		name = defaultConfigFile
+	}
+	text, err := os.ReadFile(name)
+	switch {
+	case err == nil:
+		return parseSite(name, text)
+	case errors.Is(err, os.ErrNotExist) && env.Config == "":
+		s, err := parseSite("(built in)", []byte(fallback))
+		if s != nil {
+			s.name = ""
+		}
+		return s, err
+	case errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("FRESHWIRE_CONFIG: there is no file %s", name)
+	}
+	return nil, fmt.Errorf("reading the config file: %w", err)
+}
+
+// parseSite reads a config file and returns every mistake of it, joined.
+func parseSite(name string, text []byte) (*site, error) {
+	s := &site{name: name, targets: map[string]*target.Target{}}
+	if len(strings.TrimSpace(string(text))) == 0 {
+		text = []byte("{}")
+	}
+	doc, err := yamlfile.Parse(name, text)
+	if err != nil {
+		return nil, err
+	}
+	var secretErrs []error
+	decodeErr := doc.Decode(&s.file, func(name string) (string, bool) {
+		value, ok, err := lookupSecret(name)
+		secretErrs = append(secretErrs, err)
+		return value, ok
+	})
+	mistakes := doc.Locate(errors.Join(decodeErr, without(brokenParts(decodeErr), s.compile(doc))))
+	return s, errors.Join(append(secretErrs, mistakes)...)
+}
+
+// compile makes what runs of what the file says, and joins all mistakes.
+func (s *site) compile(doc *yamlfile.Doc) error {
+	errs := []error{checkSources(s.file)}
+	for _, name := range doc.Keys("sources") {
+		source, err := webhook.NewSource(name, s.file.Sources[name])
+		errs = append(errs, err)
+		if err == nil {
+			s.sources = append(s.sources, source)
+			s.notes = append(s.notes, source.Warnings()...)
+		}
+	}
+	var err error
+	for _, name := range doc.Keys("targets") {
+		s.targets[name], err = target.New(name, s.file.Targets[name])
+		errs = append(errs, err)
+	}
+	s.rules, err = rules.Compile(s.file.Rules, slices.Sorted(maps.Keys(s.file.Targets)))
+	errs = append(errs, err)
+	for i, route := range s.file.Routes {
+		errs = append(errs, within(fmt.Sprintf("routes[%d]", i), checkPath(route.Path)))
+	}
+	return errors.Join(errs...)
+}
+
+// brokenParts returns the parts of the file, such as rules[0] or sources.blog,
+// that could not be read: what else is wrong with them is not known yet.
+func brokenParts(err error) map[string]bool {
+	broken := map[string]bool{}
+	for _, e := range flatten(err) {
+		var at *yamlfile.Error
+		if errors.As(e, &at) {
+			broken[part(at.Path)] = true
+		}
+	}
+	return broken
+}
+
+// without leaves out of err the mistakes in broken parts.
+func without(broken map[string]bool, err error) error {
+	var errs []error
+	for _, e := range flatten(err) {
+		var at yamlfile.Located
+		if !errors.As(e, &at) || !broken[part(at.YAMLPath())] {
+			errs = append(errs, e)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// part returns the first two steps of a path: rules[0] of rules[0].on[1],
+// sources.blog of sources.blog.secret.
+func part(path string) string {
+	first, rest, ok := strings.Cut(path, ".")
+	if strings.Contains(first, "[") || !ok {
+		return first
+	}
+	second, _, _ := strings.Cut(rest, ".")
+	return first + "." + second
+}
+
+// flatten returns the errors joined in err, one by one.
+func flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var errs []error
+	var texts []string
+	for _, e := range joined.Unwrap() {
+		errs = append(errs, flatten(e)...)
+		texts = append(texts, e.Error())
+	}
+	if err.Error() != strings.Join(texts, "\n") {
+		return []error{err} // one sentence that wraps several, not a list
+	}
+	return errs
+}
+
+// checkSources finds rules about sources that do not exist.
+func checkSources(f configFile) error {
+	var errs []error
+	for i, rule := range f.Rules {
+		if _, ok := f.Sources[rule.Source]; !ok && rule.Source != "" {
+			errs = append(errs, &misplaced{fmt.Sprintf("rules[%d].source", i), fmt.Errorf("there is no source %q; the sources are %s",
+				rule.Source, strings.Join(slices.Sorted(maps.Keys(f.Sources)), ", "))})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ourPaths are the beginnings of paths that no route may take.
+var ourPaths = []string{"/webhooks/", "/api/webhooks/", "/api/revalidate", "/api/events", "/api/auth/", "/admin/", "/monitoring", "/metrics", "/healthz", "/readyz", "/_freshwire", "/_demo"}
+
+func checkPath(path string) *misplaced {
+	for _, ours := range ourPaths {
+		if strings.HasPrefix(path, ours) || path+"/" == ours {
+			return &misplaced{"path", fmt.Errorf("%s is freshwire's own", ours)}
+		}
+	}
+	return nil
+}
+
+// misplaced is a mistake at a place of the config file.
+type misplaced struct {
+	path string
+	err  error
+}
+
+func (m *misplaced) Error() string    { return m.path + ": " + m.err.Error() }
+func (m *misplaced) Unwrap() error    { return m.err }
+func (m *misplaced) YAMLPath() string { return m.path }
+
+// within puts the place of err, if it is not nil, below prefix.
+func within(prefix string, err *misplaced) error {
+	if err == nil {
+		return nil
+	}
+	return &misplaced{prefix + "." + err.path, err.err}
+}

@@ -1,0 +1,330 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/freshwire/freshwire/admin"
+	"github.com/freshwire/freshwire/cache"
+	"github.com/freshwire/freshwire/feed"
+	"github.com/freshwire/freshwire/read"
+	"github.com/freshwire/freshwire/sse"
+	"github.com/freshwire/freshwire/tasks"
+	"github.com/freshwire/freshwire/webhook"
+)
+
+// roles says what one process does.
+type roles struct{ web, worker, sse, dev bool }
+
+func newRoleCommand(name, short string, r roles) *cobra.Command {
+	return &cobra.Command{
+		Use:   name,
+		Short: short,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return serve(c.Context(), r)
+		},
+	}
+}
+
+// configs are the settings of the parts, each read from FRESHWIRE_<NAME>.
+type configs struct {
+	Webhook webhook.Config
+	Tasks   tasks.Config
+	Cache   cache.Config
+	Feed    feed.Config
+	SSE     sse.Config
+	Read    read.Config
+}
+
+// parts lists the configs of c, for reading, checking and describing them.
+func (c *configs) parts() []interface{ Validate() error } {
+	return []interface{ Validate() error }{&c.Webhook, &c.Tasks, &c.Cache, &c.Feed, &c.SSE, &c.Read}
+}
+
+func loadConfigs(env environment) (configs, error) {
+	var c configs
+	var errs []error
+	for _, part := range c.parts() {
+		errs = append(errs, envconfig.Process("FRESHWIRE", part))
+	}
+	c.Tasks.Namespace, c.Cache.Namespace, c.Feed.Namespace = env.Namespace, env.Namespace, env.Namespace
+	c.SSE.CORSOrigins, c.Read.CORSOrigins = env.CORSOrigins, env.CORSOrigins
+	for _, part := range c.parts() {
+		errs = append(errs, part.Validate())
+	}
+	return c, errors.Join(errs...)
+}
+
+// app is one running process: its parts, wired.
+type app struct {
+	roles   roles
+	env     environment
+	configs configs
+	site    *site
+	log     *slog.Logger
+	reg     *prometheus.Registry
+	guard   *admin.Guard
+
+	store    *store
+	ingest   redis.UniversalClient // fails fast: a CMS waits
+	work     redis.UniversalClient // the queue's dequeue loop, and the steps
+	tailing  redis.UniversalClient // blocked reads hold its connections
+	caching  redis.UniversalClient // lookups and the ledger
+	closers  []func() error
+	draining atomic.Bool
+
+	cache   *cache.Store
+	queue   *tasks.Queue
+	records *tasks.Records
+	worker  *tasks.Worker
+	changes *feed.Log
+	hub     *sse.Hub
+	streams *sse.Handler
+	dev     *devSite // nil unless this is the demo
+	started time.Time
+}
+
+// serve runs one process until ctx ends, then drains it.
+func serve(ctx context.Context, r roles) error {
+	env, s, err := loadAll(demoConfig(demoAddr))
+	c, configErr := loadConfigs(env)
+	if err := errors.Join(err, configErr); err != nil {
+		return report(err)
+	}
+	if env.RedisURL == "" && !r.dev {
+		return errors.New("REDIS_URL is not set; only `freshwire dev` has an embedded store")
+	}
+	log := newLogger(env)
+	tasks.LogRedis(log)
+	for _, note := range append(env.notes(), s.notes...) {
+		log.WarnContext(ctx, "note", "text", note)
+	}
+	listener, err := listen(env)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	a := &app{roles: r, env: env, configs: c, site: s, log: log, reg: prometheus.NewRegistry(), guard: admin.NewGuard(env.AdminToken), started: time.Now()}
+	a.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := a.build(listener.Addr()); err != nil {
+		return err
+	}
+	defer a.close()
+	return a.run(ctx, listener)
+}
+
+func listen(env environment) (net.Listener, error) {
+	l, err := net.Listen("tcp", env.listenAddr())
+	if err != nil {
+		return nil, fmt.Errorf("%w\nFRESHWIRE_ADDR or PORT chooses another address; port 0 picks a free one", err)
+	}
+	if env.TLSCert == "" {
+		return l, nil
+	}
+	cert, err := tls.LoadX509KeyPair(env.TLSCert, env.TLSKey)
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("FRESHWIRE_TLS_CERT: %w", err)
+	}
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}), nil
+}
+
+// build makes the parts that the roles need. Nothing runs yet.
+func (a *app) build(addr net.Addr) error {
+	var err error
+	c := &a.configs
+	if a.store, err = newStore(a.env.RedisURL); err != nil {
+		return err
+	}
+	embedded := a.store.embedded != nil
+	c.Tasks.Embedded, c.Cache.Embedded = embedded, embedded
+	c.Webhook.Metrics, c.Tasks.Registerer, c.Cache.Metrics, c.Feed.Metrics, c.SSE.Metrics, c.Read.Metrics = a.reg, a.reg, a.reg, a.reg, a.reg, a.reg
+
+	for _, route := range a.site.file.Routes { // a route's bounds hold for its fills, too
+		c.Cache.FillTimeout = max(c.Cache.FillTimeout, min(route.Timeout, time.Minute))
+		c.Cache.MaxBody = max(c.Cache.MaxBody, route.MaxBody)
+	}
+
+	a.tailing = a.client(tasks.TailOptions)
+	a.changes = feed.New(a.tailing, a.log, c.Feed)
+	if a.roles.web || a.roles.sse {
+		c.SSE.AllowAll = a.guard.Allows
+		c.SSE.ClientAddress = trustedProxies(a.env.TrustedProxies).client
+		a.hub = sse.NewHub(a.log, c.SSE)
+		a.streams = sse.NewHandler(a.hub, a.changes.Range, a.log, c.SSE)
+	}
+	if a.roles.web || a.roles.worker {
+		a.caching = a.client(cacheOptions)
+		c.Cache.Foreign = a.site.file.Foreign
+		a.cache = cache.New(a.caching, a.log, c.Cache)
+		a.ingest = a.client(tasks.IngestOptions)
+		a.queue = tasks.NewQueue(a.ingest, a.log, c.Tasks)
+		a.records = tasks.NewRecords(a.ingest, a.log, c.Tasks)
+	}
+	if a.roles.worker {
+		a.work = a.client(tasks.WorkerOptions)
+		a.worker = tasks.NewWorker(a.work, a.steps(), a.log, c.Tasks)
+	}
+	if a.roles.dev && a.site.name == "" {
+		if a.dev, err = newDevSite(a, addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) client(tune func(*redis.UniversalOptions)) redis.UniversalClient {
+	rdb := a.store.client(tune)
+	a.closers = append(a.closers, rdb.Close)
+	return rdb
+}
+
+// cacheOptions keep a slow Redis cheaper than the origin.
+func cacheOptions(o *redis.UniversalOptions) {
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = 500*time.Millisecond, 800*time.Millisecond, 800*time.Millisecond
+	o.ContextTimeoutEnabled = true
+	o.MaxRetries = 1
+}
+
+func (a *app) close() {
+	for _, c := range a.closers {
+		if err := c(); err != nil {
+			a.log.Debug("closing", "err", err)
+		}
+	}
+}
+
+// Bounds of the end: the sum stays below 15 s.
+const (
+	drainTime    = 3 * time.Second // streams are told to go, spread over it
+	shutdownTime = 3 * time.Second // requests under way end
+	stopTime     = 14 * time.Second
+)
+
+// run serves until ctx ends or a part fails, then takes everything down in the
+// reverse order: no new work, streams sent away, tasks finished or handed
+// back, and only then the cache's node and the log's tail.
+func (a *app) run(ctx context.Context, listener net.Listener) error {
+	router, err := a.urls()
+	if err != nil {
+		return err
+	}
+	server := a.newServer(router)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	working, stopWork := context.WithCancel(life)
+	defer stopWork()
+
+	parts, failed := errgroup.WithContext(life)
+	worker, workFailed := errgroup.WithContext(working)
+	parts.Go(func() error { return a.store.run(life) })
+	if a.cache != nil {
+		parts.Go(func() error { return a.cache.Run(life) })
+	}
+	if a.hub != nil {
+		parts.Go(func() error { return a.changes.Tail(life, a.hub) })
+	}
+	if a.dev != nil {
+		parts.Go(func() error { return a.dev.cms.Run(life) })
+	}
+	if a.worker != nil {
+		worker.Go(func() error { return a.worker.Run(working) })
+	}
+	parts.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serving: %w", err)
+		}
+		return nil
+	})
+	a.log.InfoContext(ctx, "listening", "addr", listener.Addr().String(), "roles", a.roles.String(), "version", version(),
+		"config", a.site.name, "store", a.storeKind())
+	if a.roles.dev {
+		a.greet(listener.Addr())
+	}
+
+	select {
+	case <-ctx.Done():
+	case <-failed.Done():
+	case <-workFailed.Done():
+	}
+	a.draining.Store(true)
+	a.log.Info("draining")
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	stopWork()
+	var wg sync.WaitGroup
+	wg.Go(func() { a.drainHTTP(bound, server) })
+	workErr := worker.Wait()
+	wg.Wait()
+	end()
+	err = errors.Join(workErr, parts.Wait())
+	a.log.Info("stopped")
+	return err
+}
+
+// drainHTTP sends streams away, then lets requests under way end.
+func (a *app) drainHTTP(ctx context.Context, server *http.Server) {
+	if a.streams != nil {
+		drain, cancel := context.WithTimeout(ctx, drainTime)
+		a.streams.Drain(drain)
+		cancel()
+	}
+	ctx, cancel := context.WithTimeout(ctx, shutdownTime)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		a.log.Warn("requests cut off", "err", err)
+		server.Close()
+	}
+}
+
+func (a *app) newServer(h http.Handler) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           h,
+		Protocols:         &protocols,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // what strangers do wrong
+	}
+}
+
+func (a *app) storeKind() string {
+	if a.store.embedded != nil {
+		return "embedded"
+	}
+	scheme, _, _ := strings.Cut(a.env.RedisURL, "://")
+	return scheme
+}
+
+func (r roles) String() string {
+	var names []string
+	for name, on := range map[string]bool{"web": r.web, "worker": r.worker, "sse": r.sse} {
+		if on {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 3 {
+		return "all"
+	}
+	return strings.Join(names, ",")
+}

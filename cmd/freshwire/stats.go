@@ -1,0 +1,92 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// stats is what the live page's tiles show. Counters count since the start of
+// this process; the page makes rates of them.
+type stats struct {
+	Uptime      float64            `json:"uptime_s"`
+	Version     string             `json:"version"`
+	Position    string             `json:"position"`
+	Subscribers float64            `json:"subscribers"`
+	Queue       map[string]float64 `json:"queue"`
+	Cache       map[string]float64 `json:"cache"`
+	Events      map[string]float64 `json:"events"`
+}
+
+// serveStats answers GET /_freshwire/stats from what /metrics shows too.
+func (a *app) serveStats(w http.ResponseWriter, r *http.Request) {
+	families, err := a.reg.Gather()
+	if err != nil {
+		a.log.WarnContext(r.Context(), "gathering metrics", "err", err)
+	}
+	by := func(name, label string) map[string]float64 { return sums(families, name, label) }
+	s := stats{
+		Uptime:      time.Since(a.started).Seconds(),
+		Version:     version(),
+		Position:    a.changes.Position().String(),
+		Subscribers: by("freshwire_sse_subscribers", "")[""],
+		Queue:       by("freshwire_queue_tasks", "state"),
+		Cache:       by("freshwire_read_requests_total", "verdict"),
+		Events:      by("freshwire_events_total", "status"),
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(s)
+}
+
+// sums adds up the values of one metric by the value of a label.
+func sums(families []*dto.MetricFamily, name, label string) map[string]float64 {
+	out := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			key := ""
+			for _, l := range m.GetLabel() {
+				if l.GetName() == label {
+					key = l.GetValue()
+				}
+			}
+			out[key] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return out
+}
+
+var requestIDPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+
+// requestID returns the caller's id of the request if it is a sane one, else a new one.
+func requestID(r *http.Request) string {
+	if id := r.Header.Get("X-Request-Id"); requestIDPattern.MatchString(id) {
+		return id
+	}
+	return newID()
+}
+
+func newID() string { return rand.Text() }
+
+// describeTask writes a task's payload for the dashboard, without what the CMS
+// sent: it may hold personal data.
+func describeTask(_ string, payload []byte) string {
+	var envelope map[string]any
+	if err := json.Unmarshal(payload, &envelope); err != nil {
+		return "(not readable)"
+	}
+	if ev, ok := envelope["event"].(map[string]any); ok {
+		delete(ev, "payload")
+	}
+	out, err := json.MarshalIndent(envelope, "", "  ")
+	if err != nil {
+		return "(not readable)"
+	}
+	return string(out)
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/freshwire/freshwire/admin"
+	"github.com/freshwire/freshwire/cache"
+	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/feed"
+	"github.com/freshwire/freshwire/rules"
+	"github.com/freshwire/freshwire/target"
+	"github.com/freshwire/freshwire/tasks"
+)
+
+// steps joins the worker's steps to the parts that do them.
+func (a *app) steps() tasks.Steps {
+	return tasks.Steps{
+		Plan:       a.plan,
+		Invalidate: a.invalidate,
+		Barrier:    a.barrier,
+		Reclaim:    a.reclaim,
+		Tell:       a.tell,
+		Append: func(ctx context.Context, c event.Change) (string, bool, error) {
+			at, added, err := a.changes.Append(ctx, c)
+			return at.String(), added, err
+		},
+	}
+}
+
+// revalidateSource is the source of events that /api/revalidate makes. No
+// source of the config file can have this name: it holds a blank.
+const revalidateSource = "api revalidate"
+
+// plan says what ev means. A revalidation is told on the channels named like
+// its tags, too, which are the default channels of what has these tags.
+func (a *app) plan(ev event.Event) rules.Plan {
+	p := a.site.rules.Plan(ev)
+	if ev.Source != revalidateSource {
+		return p
+	}
+	for _, tag := range ev.Purge.Tags {
+		if len(p.Channels) < maxChannels && feed.ValidChannel(tag) && !slices.Contains(p.Channels, tag) {
+			p.Channels = append(p.Channels, tag)
+		}
+	}
+	// A delivery id is the id of an event of ours: the site that we told calls
+	// back, and telling it again would go round for ever.
+	if ev.DeliveryID != "" {
+		p.Targets = nil
+	}
+	return p
+}
+
+// maxChannels bounds the channels on which a revalidation is told.
+const maxChannels = 64
+
+func cachePurge(p event.Purge) cache.Purge {
+	return cache.Purge{Tags: p.Tags, Keys: p.Keys, Patterns: p.Patterns, Paths: p.Paths, All: p.All}
+}
+
+func (a *app) invalidate(ctx context.Context, p event.Purge, prior tasks.Mark) (tasks.Mark, error) {
+	m, err := a.cache.Invalidate(ctx, cachePurge(p), cache.Mark(prior))
+	if errors.Is(err, cache.ErrPurge) {
+		// A value made a pattern that Redis cannot match as it is written.
+		// Too much is safe, too little is not, and trying again changes nothing.
+		a.log.WarnContext(ctx, "a pattern cannot be matched; everything is void", "patterns", p.Patterns, "err", err)
+		m, err = a.cache.Invalidate(ctx, cache.Purge{All: true}, cache.Mark(prior))
+	}
+	return tasks.Mark(m), err
+}
+
+func (a *app) barrier(ctx context.Context, p event.Purge, m tasks.Mark) (tasks.Mark, tasks.Report, error) {
+	now, report, err := a.cache.Barrier(ctx, cachePurge(p), cache.Mark(m))
+	return tasks.Mark(now), tasks.Report{Nodes: report.Nodes, Waited: report.Waited, Settled: report.Settled}, err
+}
+
+// reclaim deletes other programs' keys before browsers are told, and leaves
+// our own entries, which nobody is served any more, to the background.
+func (a *app) reclaim(ctx context.Context, p event.Purge, m tasks.Mark) (int, error) {
+	deleted, err := a.cache.DeleteForeign(ctx, cachePurge(p))
+	a.cache.ReclaimLater(cachePurge(p), cache.Mark(m))
+	return deleted, err
+}
+
+func (a *app) tell(ctx context.Context, name string, n tasks.Notice) error {
+	t, ok := a.site.targets[name]
+	if !ok {
+		return fmt.Errorf("%w: there is no target %q in this worker's config", tasks.ErrGiveUp, name)
+	}
+	if err := t.Tell(ctx, target.Notice{EventID: n.Event.ID, Tags: n.Purge.Tags, Paths: n.Purge.Paths, All: n.Purge.All}); err != nil {
+		return fmt.Errorf("%w: %w", tasks.ErrGiveUp, err) // the target has tried again itself
+	}
+	return nil
+}
+
+// reclaimBound is how long a person waits for the count of deleted entries.
+const reclaimBound = 2 * time.Second
+
+// purgeNow makes p void everywhere and returns the receipt.
+func (a *app) purgeNow(ctx context.Context, p event.Purge) (admin.Receipt, error) {
+	purge := cachePurge(p)
+	m, err := a.cache.Invalidate(ctx, purge, cache.Mark{})
+	if errors.Is(err, cache.ErrPurge) {
+		return admin.Receipt{}, fmt.Errorf("%w: %w", admin.ErrPurge, err)
+	} else if err != nil {
+		return admin.Receipt{}, err
+	}
+	m, report, err := a.cache.Barrier(ctx, purge, m)
+	if err != nil {
+		return admin.Receipt{}, err
+	}
+	receipt := admin.Receipt{Seq: m.Seq, Nodes: report.Nodes, WaitedMS: report.Waited.Milliseconds(), Settled: report.Settled}
+	if receipt.Entries, err = a.cache.DeleteForeign(ctx, purge); err != nil {
+		return receipt, err
+	}
+	bound, cancel := context.WithTimeout(ctx, reclaimBound)
+	defer cancel()
+	done, err := a.cache.Reclaim(bound, purge, m)
+	receipt.Entries += done.Entries
+	receipt.Reclaiming = !done.Done
+	if err != nil && ctx.Err() == nil {
+		// The entries are void; only their memory is not back yet.
+		a.log.WarnContext(ctx, "memory not given back", "err", err)
+	}
+	return receipt, nil
+}
+
+// revalidate makes tags and paths void, and queues the news of it for the
+// site and browsers. cause is the id of our event that made the caller call.
+func (a *app) revalidate(ctx context.Context, tags, paths []string, cause string) error {
+	p := event.Purge{Tags: tags, Paths: paths}
+	m, err := a.cache.Invalidate(ctx, cachePurge(p), cache.Mark{})
+	if err != nil {
+		return err
+	}
+	if _, _, err = a.cache.Barrier(ctx, cachePurge(p), m); err != nil {
+		return err
+	}
+	if _, err := a.cache.DeleteForeign(ctx, cachePurge(p)); err != nil {
+		return err
+	}
+	ev := event.Event{
+		ID: event.NewID(revalidateSource, m.Member, m.Epoch), Source: revalidateSource, Name: "revalidate", Type: "revalidate",
+		Action: event.Invalidate, DeliveryID: cause, ReceivedAt: time.Now().UTC(), Purge: &p,
+	}
+	if err := ev.Validate(); err != nil {
+		return err
+	}
+	_, err = a.queue.Enqueue(ctx, ev)
+	return err
+}

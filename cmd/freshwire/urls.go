@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/freshwire/freshwire/admin"
+	"github.com/freshwire/freshwire/read"
+	"github.com/freshwire/freshwire/tasks"
+	"github.com/freshwire/freshwire/web"
+	"github.com/freshwire/freshwire/webhook"
+)
+
+// urls is every URL that this process answers, with its caller.
+func (a *app) urls() (http.Handler, error) {
+	r := mux.NewRouter()
+	r.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		admin.Problem(w, http.StatusNotFound, "There is nothing at this address.")
+	})
+	operator := func(method, path string, h http.Handler) { r.Handle(path, a.guard.Protect(only(method, h))) }
+
+	// orchestrators: is the process alive, is it ready for work.
+	r.HandleFunc("/healthz", admin.Alive)
+	r.Handle("/readyz", admin.NewReadyHandler(a.checks()...))
+	// Prometheus.
+	operator("GET", "/metrics", promhttp.HandlerFor(a.reg, promhttp.HandlerOpts{}))
+
+	if a.streams != nil {
+		// browsers: the stream of changes.
+		r.Handle("/api/events", a.streams)
+	}
+	if !a.roles.web {
+		return a.middleware(r), nil
+	}
+
+	hooks := webhook.NewHandler(a.site.sources, a.queue.Enqueue, a.log, a.configs.Webhook)
+	// a CMS: one delivery, answered 200 once it is durable; a repeat is 200 too.
+	r.Handle("/webhooks/{source}", hooks)
+	r.Handle("/api/webhooks/cms", hooks.Source("cms"))
+	// a deploy hook, an editor's button.
+	r.Handle("/api/revalidate", read.NewRevalidate(a.env.RevalidationSecret, a.revalidate, a.log, a.reg))
+
+	// operators and their scripts.
+	events := admin.Events{List: a.listEvents, Get: a.getEvent}
+	operator("GET", "/admin/events", admin.NewListHandler(events, a.log))
+	operator("GET", "/admin/events/{id}", admin.NewEventHandler(events, a.log))
+	operator("POST", "/admin/purge", admin.NewPurgeHandler(a.purgeNow, a.log))
+	operator("GET", "/_freshwire/stats", http.HandlerFunc(a.serveStats))
+	r.PathPrefix(admin.DashboardPath).Handler(admin.NewDashboard(sharedClient{a.ingest}, a.guard, describeTask))
+
+	// people: the live page; in the demo the article beside it.
+	page := web.Live
+	if a.dev != nil {
+		page = web.Dev
+		r.PathPrefix("/_demo/").Handler(a.dev.cms)
+	}
+	pages := web.Handler(page)
+	r.Handle("/", pages)
+	r.PathPrefix("/_freshwire").Handler(pages)
+	r.Handle("/favicon.svg", pages)
+
+	// browsers and sites: cached content; a miss goes to the origin.
+	position := func() string { return a.changes.Position().String() }
+	reader := read.New(a.cache.Fetch, position, a.log, a.configs.Read)
+	for i, cfg := range a.site.file.Routes {
+		route, err := reader.Route(cfg)
+		if err != nil {
+			return nil, fmt.Errorf("routes[%d]: %w", i, err)
+		}
+		r.Handle(cfg.Path, route)
+	}
+	return a.middleware(r), nil
+}
+
+// checks are what /readyz asks.
+func (a *app) checks() []admin.Check {
+	checks := []admin.Check{
+		{Name: "draining", Ask: func(context.Context) error {
+			if a.draining.Load() {
+				return errors.New("draining")
+			}
+			return nil
+		}},
+		{Name: "redis", Ask: func(ctx context.Context) error { return a.tailing.Ping(ctx).Err() }},
+	}
+	if a.hub != nil {
+		checks = append(checks, admin.Check{Name: "stream", Ask: func(context.Context) error {
+			if !a.changes.Ready() {
+				return errors.New("the tail has not caught up")
+			}
+			return nil
+		}})
+	}
+	if a.cache != nil {
+		checks = append(checks, admin.Check{Name: "cache", Ask: func(context.Context) error {
+			return a.cache.Ready()
+		}})
+	}
+	return checks
+}
+
+func (a *app) listEvents(ctx context.Context, q admin.Query) (admin.Page, error) {
+	records, next, err := a.records.List(ctx, tasks.Status(q.Status), q.Limit, q.Cursor)
+	if errors.Is(err, tasks.ErrCursor) {
+		err = admin.ErrCursor
+	}
+	return admin.Page{Events: records, Next: next}, err
+}
+
+func (a *app) getEvent(ctx context.Context, id string) (any, error) {
+	rec, err := a.records.Get(ctx, id)
+	if errors.Is(err, tasks.ErrNotFound) {
+		return nil, admin.ErrNotFound
+	}
+	return rec, err
+}
+
+// only answers 405 to any method but the one given (GET includes HEAD).
+func only(method string, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != method && !(method == http.MethodGet && r.Method == http.MethodHead) {
+			w.Header().Set("Allow", method)
+			admin.Problem(w, http.StatusMethodNotAllowed, "")
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Bounds of one exchange. The stream sets its own for each write.
+const (
+	bodyTime   = 10 * time.Second // for a request's body to come in
+	answerTime = 2 * time.Minute  // for an answer to go out
+)
+
+// middleware bounds each exchange, and gives it an id.
+func (a *app) middleware(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		now := time.Now()
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			control.SetReadDeadline(now.Add(bodyTime))
+		}
+		if r.URL.Path != "/api/events" {
+			control.SetWriteDeadline(now.Add(answerTime))
+		}
+		id := requestID(r)
+		r.Header.Set("X-Request-Id", id)
+		w.Header().Set("X-Request-Id", id)
+		h.ServeHTTP(w, r)
+	})
+}
