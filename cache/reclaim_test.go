@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,21 +102,8 @@ func (l land) indexedKeys(tag string) []string {
 // namesOn returns the names on all masters that begin with prefix, sorted.
 func namesOn(t testing.TB, rdb redis.UniversalClient, prefix string) []string {
 	t.Helper()
-	nodes := []redis.Cmdable{rdb}
-	if cluster, ok := rdb.(*redis.ClusterClient); ok {
-		nodes = nil
-		slots, err := cluster.ClusterSlots(context.Background()).Result()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, s := range slots {
-			node := redis.NewClient(&redis.Options{Addr: s.Nodes[0].Addr})
-			defer node.Close()
-			nodes = append(nodes, node)
-		}
-	}
 	var out []string
-	for _, node := range nodes {
+	for _, node := range masters(t, rdb) {
 		found, err := node.Keys(context.Background(), EscapeGlob(prefix)+"*").Result()
 		if err != nil {
 			t.Fatal(err)
@@ -369,16 +357,22 @@ func TestScanReachesAllThreeMasters(t *testing.T) {
 	}
 }
 
-func masters(t testing.TB, rdb *redis.ClusterClient) (nodes []*redis.Client) {
+func masters(t testing.TB, rdb redis.UniversalClient) []redis.Cmdable {
 	t.Helper()
-	slots, err := rdb.ClusterSlots(context.Background()).Result()
+	cluster, ok := rdb.(*redis.ClusterClient)
+	if !ok {
+		return []redis.Cmdable{rdb}
+	}
+	var mu sync.Mutex
+	var nodes []redis.Cmdable
+	err := cluster.ForEachMaster(context.Background(), func(_ context.Context, node *redis.Client) error {
+		mu.Lock()
+		defer mu.Unlock()
+		nodes = append(nodes, node)
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, s := range slots {
-		node := redis.NewClient(&redis.Options{Addr: s.Nodes[0].Addr})
-		t.Cleanup(func() { node.Close() })
-		nodes = append(nodes, node)
 	}
 	return nodes
 }
