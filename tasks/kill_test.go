@@ -50,6 +50,32 @@ func child(spec string) {
 	os.Exit(1)
 }
 
+// killHolder starts a worker process, waits until it holds an event at the
+// given point, and kills it.
+func killHolder(t *testing.T, server *testkit.Server, ns, when, step string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{server.Addr, ns, when, step}, " "))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	lines := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		lines <- line
+	}()
+	if line := testkit.Wait(t, lines, "the worker to hold the event"); line != "holding\n" {
+		t.Fatalf("worker said %q, want holding", line)
+	}
+}
+
 func TestEventOfAKilledWorkerIsPublishedOnce(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -65,30 +91,10 @@ func TestEventOfAKilledWorkerIsPublishedOnce(t *testing.T) {
 				q := NewQueue(rdb, testkit.Logger(t), cfg)
 				mustEnqueue(t, q, news(1))
 
-				cmd := exec.Command(os.Args[0])
-				cmd.Env = append(os.Environ(), childEnv+"="+strings.Join([]string{server.Addr, ns, when, step}, " "))
-				cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-				out, err := cmd.StdoutPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				lines := make(chan string, 1)
-				go func() {
-					line, _ := bufio.NewReader(out).ReadString('\n')
-					lines <- line
-				}()
-				if line := testkit.Wait(t, lines, "the worker to hold the event"); line != "holding\n" {
-					t.Fatalf("worker said %q, want holding", line)
-				}
-				cmd.Process.Kill()
-				cmd.Wait()
-
+				killHolder(t, server, ns, when, step)
 				// Half a minute passes.
-				if n := rdb.ZAddXX(t.Context(), q.keys.lease(), redis.Z{Score: float64(time.Now().Unix() - 5), Member: news(1).ID}).Err(); n != nil {
-					t.Fatal(n)
+				if err := rdb.ZAddXX(t.Context(), q.keys.lease(), redis.Z{Score: float64(time.Now().Unix() - 5), Member: news(1).ID}).Err(); err != nil {
+					t.Fatal(err)
 				}
 				steps := s.steps()
 				targets("site")(&steps)
@@ -111,4 +117,33 @@ func TestEventOfAKilledWorkerIsPublishedOnce(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The same with nobody touching the lease: `FRESHWIRE_TORTURE=1 go test -run Within35 ./tasks`.
+func TestEventOfAKilledWorkerIsPublishedWithin35Seconds(t *testing.T) {
+	if os.Getenv("FRESHWIRE_TORTURE") == "" {
+		t.Skip("takes half a minute; set FRESHWIRE_TORTURE")
+	}
+	server := testkit.StartServer(t)
+	rdb := server.Client(t)
+	s := newSite(rdb, "fw")
+	q := NewQueue(rdb, testkit.Logger(t), Config{})
+	mustEnqueue(t, q, news(1))
+	killHolder(t, server, "fw", "before", "append")
+	killed := time.Now()
+	published := make(chan struct{})
+	steps := s.steps()
+	targets("site")(&steps)
+	testkit.Go(t, NewWorker(rdb, hooked(steps, nil, func(step string) {
+		if step == "append" {
+			close(published)
+		}
+	}), testkit.Logger(t), Config{}).Run)
+	select {
+	case <-published:
+		t.Logf("published %v after the kill", time.Since(killed))
+	case <-time.After(35 * time.Second):
+		t.Fatal("not published 35s after the kill")
+	}
+	assertOnceIn(t, s, news(1).ID)
 }

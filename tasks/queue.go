@@ -139,7 +139,10 @@ const (
 func (q *Queue) conflict(id string) (conflict, error) {
 	info, err := q.inspect.GetTaskInfo(q.cfg.Namespace, id)
 	switch {
-	case errors.Is(err, asynq.ErrQueueNotFound), errors.Is(err, asynq.ErrTaskNotFound):
+	case errors.Is(err, asynq.ErrQueueNotFound):
+		q.registered.Store(0) // make it known at the next look
+		return conflictVanished, nil
+	case errors.Is(err, asynq.ErrTaskNotFound):
 		return conflictVanished, nil
 	case err != nil:
 		return conflictWaits, err

@@ -133,7 +133,6 @@ func TestFailedEventRunsAgainWhenItsDeliveryIsRepeated(t *testing.T) {
 	repaired.Store(true)
 	// The name of the queue is lost, too: Asynq's inspector then knows no such queue.
 	rdb.Del(t.Context(), asynqQueues)
-	q.registered.Store(0)
 	if !mustEnqueue(t, q, news(1)) {
 		t.Error("redelivery of a failed event: added = false, want true")
 	}
