@@ -13,6 +13,7 @@ import (
 // Request asks for one entry.
 type Request struct {
 	Key  string
+	Base string   // another key, purges of which void the entry too: of variants that share a name
 	Path string   // of the page or resource; purges of it or of a directory above void the entry
 	Tags []string // known before the fetch; the fill may add more
 
@@ -273,7 +274,10 @@ func (s *Store) state(key string, e *Entry, want []string) state {
 // requestScopes are the scopes known before the fetch. They are looked at even
 // where the stored entry lacks them: the configuration may have learnt a tag.
 func requestScopes(req Request) []string {
-	out := make([]string, 0, len(req.Tags)+4)
+	out := make([]string, 0, len(req.Tags)+5)
+	if req.Base != "" {
+		out = append(out, keyScope+req.Base)
+	}
 	for _, t := range req.Tags {
 		out = append(out, tagScope+t)
 	}

@@ -18,7 +18,7 @@ type RouteConfig struct {
 	// Origin's host never comes from a request: names stand in its path or query only.
 	Origin  string            `yaml:"origin" required:"true" example:"${CMS_URL}/posts/{id}" desc:"where the content comes from on a miss; {name} is a name of the path"`
 	Headers map[string]string `yaml:"headers" secret:"true" desc:"headers sent to the origin with every request, such as Authorization"`
-	Key     string            `yaml:"key" example:"post:{id}" desc:"name of the entry, as rules purge it, not together with query; by default the path with the allowed query, sorted"`
+	Key     string            `yaml:"key" example:"post:{id}" desc:"name of the entry, as rules purge it; by default the path. With query, each query is an entry of its own, and a purge of the key voids them all"`
 	Tags    []string          `yaml:"tags" example:"posts, post:{id}" desc:"names of what the content was made from; purging one voids the entry"`
 	Query   []string          `yaml:"query" desc:"query parameters that make a difference; all others are dropped before the origin sees them"`
 
@@ -213,9 +213,6 @@ func originSets(origin, name string) bool {
 // keyTellsApart reports what makes the origin's answers differ, but not their
 // key: two contents would fight for one entry.
 func keyTellsApart(c RouteConfig, out *compiled) error {
-	if len(c.Query) > 0 {
-		return errors.New("key and query together: a purge of the key would miss the entries with a query; leave key out, and purge by tags or paths")
-	}
 	inKey := out.key.names()
 	for _, n := range append(out.origin.names(), out.originQuery.names()...) {
 		if !slices.Contains(inKey, n) {

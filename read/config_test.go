@@ -44,7 +44,6 @@ func TestRouteSaysAllItsMistakesAtOnce(t *testing.T) {
 		"brace not closed":             {with(func(c *RouteConfig) { c.Key = "post:{id" }), []string{"key: not closed"}},
 		"brace not opened":             {with(func(c *RouteConfig) { c.Key = "post:id}" }), []string{"key: without an opening"}},
 		"key that tells nothing apart": {with(func(c *RouteConfig) { c.Key = "post" }), []string{"key: {id} is in origin but not in the key"}},
-		"key with query":               {with(func(c *RouteConfig) { c.Key, c.Query = "post:{id}", []string{"lang"} }), []string{"key: key and query together"}},
 		"query twice":                  {with(func(c *RouteConfig) { c.Query = []string{"a", "a"} }), []string{"query[1]: twice"}},
 		"query that origin sets":       {with(func(c *RouteConfig) { c.Origin += "?token=1"; c.Query = []string{"token"} }), []string{"query[0]: set by origin"}},
 		"name twice":                   {with(func(c *RouteConfig) { c.Path = "/{id}/{id}" }), []string{"path: twice"}},

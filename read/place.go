@@ -36,6 +36,7 @@ var errNowhere = errors.New("read: no such place")
 type place struct {
 	path   string // of the request, decoded
 	key    string // of the entry
+	base   string // what purges call it, where that is not the key
 	tags   []string
 	origin string // URL to fetch
 
@@ -71,10 +72,14 @@ func (c *compiled) placeOf(r *http.Request) (place, error) {
 	for i, t := range c.tags {
 		out.tags[i] = t.fill(values)
 	}
-	if c.key == nil {
-		out.key = defaultKey(p, query)
-	} else if out.key = c.key.fill(values); out.key == "" {
-		return place{}, errNowhere
+	out.key = defaultKey(p)
+	if c.key != nil {
+		if out.key = c.key.fill(values); out.key == "" {
+			return place{}, errNowhere
+		}
+	}
+	if query != "" {
+		out.key, out.base = out.key+"?"+query, out.key
 	}
 	if len(out.key) > cache.MaxKey {
 		return place{}, fmt.Errorf("%w: a key of %d bytes, at most %d", errAddress, len(out.key), cache.MaxKey)
@@ -154,14 +159,11 @@ func sourceOf(url string) string {
 
 var escapeInDefaultKey = strings.NewReplacer("%", "%25", "?", "%3F")
 
-// defaultKey is the path, decoded, and the query. A "?" or "%" in the path is
-// escaped, so that no path reads like another path with a query.
-func defaultKey(p, query string) string {
+// defaultKey is the path, decoded. A "?" or "%" in it is escaped, so that no
+// path reads like another path with a query.
+func defaultKey(p string) string {
 	if strings.ContainsAny(p, "%?") {
 		p = escapeInDefaultKey.Replace(p)
 	}
-	if query == "" {
-		return p
-	}
-	return p + "?" + query
+	return p
 }

@@ -155,7 +155,7 @@ func (rt *Route) answer(r *http.Request, position, requestID string) (place, ans
 		a, err = rt.pass(r.Context(), p, strings.Join(authorization, ", "), requestID, whyAuthorization)
 		a.position = position
 	} else {
-		a, err = rt.cached(r.Context(), p, cache.Request{Key: p.key, Path: p.path, Tags: p.tags, After: after, Position: position}, requestID)
+		a, err = rt.cached(r.Context(), p, cache.Request{Key: p.key, Base: p.base, Path: p.path, Tags: p.tags, After: after, Position: position}, requestID)
 	}
 	return p, a, err
 }

@@ -261,6 +261,23 @@ func TestReadAfterPurgeIsNew(t *testing.T) {
 	}
 }
 
+func TestPurgeOfAKeyVoidsItsQueries(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, counts(), RouteConfig{Path: "/api/posts", Origin: "ORIGIN/posts", Key: "posts:all", Query: []string{"page"}},
+		RouteConfig{Path: "/api/pages", Origin: "ORIGIN/pages", Query: []string{"page"}})
+	s.expect("first page", s.get("/api/posts?page=1"), `200 MISS "v1"`)
+	s.expect("second page", s.get("/api/posts?page=2"), `200 MISS "v2"`)
+	s.expect("no page", s.get("/api/posts"), `200 MISS "v3"`)
+	s.expect("no key", s.get("/api/pages?page=1"), `200 MISS "v4"`)
+	s.expect("second page again", s.get("/api/posts?page=2"), `200 HIT "v2"`)
+	s.purge(cache.Purge{Keys: []string{"posts:all"}})
+	s.expect("first page after the purge", s.get("/api/posts?page=1"), `200 MISS "v5"`)
+	s.expect("no page after the purge", s.get("/api/posts"), `200 MISS "v6"`)
+	s.expect("another key after the purge", s.get("/api/pages?page=1"), `200 HIT "v4"`)
+	s.purge(cache.Purge{Keys: []string{"/api/pages"}})
+	s.expect("the path as key", s.get("/api/pages?page=1"), `200 MISS "v7"`)
+}
+
 func TestMissingIsRememberedUntilSomethingHappens(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, answers(404, "<h1>secret stack trace</h1>"), posts)

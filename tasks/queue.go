@@ -2,9 +2,11 @@ package tasks
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -46,7 +48,50 @@ func NewQueue(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Queue {
 // means that an event with the same ID is accepted already, or was published in
 // the last days. An event that failed for good is run again, which counts as
 // added. After nil, Redis holds the event.
+//
+// Where the ID is a guess (Event.Guessed), an earlier event with it may have
+// been another save. So ev is only left out while that one waits: what has
+// begun may have made the old content void before this save, and ev runs after
+// it under an ID of its own. It is still called a duplicate.
 func (q *Queue) Enqueue(ctx context.Context, ev event.Event) (added bool, err error) {
+	if !ev.Guessed {
+		return q.enqueue(ctx, ev)
+	}
+	first := ev.ID
+	for n := range maxTwins {
+		if n > 0 {
+			ev.ID = event.NewID(ev.Source, "twin", first, strconv.Itoa(n))
+		}
+		if added, err = q.enqueue(ctx, ev); added || err != nil {
+			return added && n == 0, err
+		}
+		if waits, err := q.waits(ctx, ev.ID); waits || err != nil {
+			return false, err
+		}
+	}
+	ev.ID = event.NewID(ev.Source, "twin", first, rand.Text())
+	_, err = q.enqueue(ctx, ev)
+	return false, err
+}
+
+// maxTwins bounds how many IDs are tried for one more run of a guess.
+const maxTwins = 16
+
+// waits reports whether no worker has ever begun the event, so that it will
+// make the old content void after now. One that waits again after a failure
+// goes on with the mark that it made before.
+func (q *Queue) waits(ctx context.Context, id string) (bool, error) {
+	pipe := q.rdb.Pipeline()
+	state := pipe.HGet(ctx, q.keys.task(id), "state")
+	attempts := pipe.HGet(ctx, q.keys.record(id), "attempts")
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return false, err
+	}
+	begun := attempts.Val() != "" && attempts.Val() != "0"
+	return state.Val() == "pending" && !begun, nil
+}
+
+func (q *Queue) enqueue(ctx context.Context, ev event.Event) (added bool, err error) {
 	now := time.Now()
 	payload, err := encodePayload(ev, now)
 	if err != nil {

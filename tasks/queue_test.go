@@ -107,6 +107,56 @@ func TestRedeliveryIsADuplicate(t *testing.T) {
 	}
 }
 
+// A repeat that is only guessed may be a second save. It is left out while the
+// first one waits, and takes effect after it once the first one has begun.
+func TestSecondSaveWithEqualBytesIsNotLost(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	s, log := newSite(rdb, "fw"), testkit.Logger(t)
+	steps := s.steps()
+	begun, goOn := make(chan string), make(chan struct{})
+	barrier := steps.Barrier
+	steps.Barrier = func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
+		begun <- m.Member
+		<-goOn
+		return barrier(ctx, p, m)
+	}
+	save := news(1)
+	save.Guessed = true
+	q := NewQueue(rdb, log, Config{})
+	if !mustEnqueue(t, q, save) {
+		t.Error("the first save: added = false, want true")
+	}
+	if mustEnqueue(t, q, save) {
+		t.Error("the same bytes while it waits: added = true, want a duplicate")
+	}
+	if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 1 {
+		t.Errorf("%d tasks wait, want one for both", n)
+	}
+	testkit.Go(t, NewWorker(rdb, steps, log, Config{Concurrency: 1}).Run)
+	first := testkit.Wait(t, begun, "the first save to be void")
+	for range 3 { // a second save, twice repeated: one more run
+		if mustEnqueue(t, q, save) {
+			t.Error("the same bytes after it has begun: called new, want a duplicate")
+		}
+	}
+	if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 1 {
+		t.Errorf("%d tasks wait, want one for the second save and its repeats", n)
+	}
+	close(goOn)
+	second := testkit.Wait(t, begun, "the second save to be made void on its own")
+	if first == second {
+		t.Error("the second save rests on the invalidation of the first")
+	}
+	testkit.Until(t, "both saves are published", func() bool { return len(s.log(t)) == 2 })
+	go func() { // a third save, after all is over, in the same window
+		for range begun {
+		}
+	}()
+	mustEnqueue(t, q, save)
+	testkit.Until(t, "the third save is published", func() bool { return len(s.log(t)) == 3 })
+}
+
 func TestFailedEventRunsAgainWhenItsDeliveryIsRepeated(t *testing.T) {
 	t.Parallel()
 	rdb := testkit.Redis(t)

@@ -125,8 +125,11 @@ func serve(ctx context.Context, r roles) error {
 	if err := a.build(listener.Addr()); err != nil {
 		return err
 	}
-	defer a.close()
-	return a.run(ctx, listener)
+	if err := a.run(ctx, listener); err != nil {
+		return err // the process ends: clients that something may still use stay open
+	}
+	a.close()
+	return nil
 }
 
 func listen(env environment) (net.Listener, error) {
