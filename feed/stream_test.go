@@ -130,7 +130,9 @@ func ready(t *testing.T, nodes ...*node) {
 // and returns what is wrong with what they were told.
 func reconnecting(t *testing.T, rdb func() redis.UniversalClient, clients, changes int, cfg sse.Config, tail func(context.Context, *feed.Log, feed.Sink) error) error {
 	nodes := []*node{startNode(t, rdb(), cfg, tail), startNode(t, rdb(), cfg, tail)}
-	ready(t, nodes...)
+	for _, n := range nodes {
+		testkit.Until(t, "the node has a position", func() bool { return !n.hub.Position().IsZero() && !n.log.Position().IsZero() })
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	var browsers []*browser

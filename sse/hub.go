@@ -51,6 +51,8 @@ type Hub struct {
 	readyOnce sync.Once
 	empty     chan struct{} // holds one: the last subscriber left
 
+	waking []*subscriber // used by Broadcast alone, which one goroutine calls
+
 	mu sync.Mutex
 
 	// The ring: frames, oldest first. A stored element never changes, so a slice
@@ -105,35 +107,47 @@ func (h *Hub) Broadcast(recs []event.Record) {
 	defer h.readyOnce.Do(func() { close(h.ready) })
 
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	wake := h.waking[:0]
 	for _, f := range added {
 		before := h.head
 		h.frames = append(h.frames, f)
 		h.bytes += len(f.wire)
 		h.head = f.pos
 		for s := range h.all {
-			s.notice(f, before)
+			if s.notice(f, before) {
+				wake = append(wake, s)
+			}
 		}
 		for _, ch := range f.channels {
 			for s := range h.topics[ch] {
-				s.notice(f, before)
+				if s.notice(f, before) {
+					wake = append(wake, s)
+				}
 			}
 		}
 	}
 	h.evict(now)
+	h.mu.Unlock()
+
+	// Outside mu, which each of them takes first thing.
+	for _, s := range wake {
+		s.signal()
+	}
+	clear(wake)
+	h.waking = wake
 }
 
 // notice tells s that f waits for it; before is the position of the frame
-// before f. A subscriber that has something waiting already is told nothing.
-func (s *subscriber) notice(f *frame, before event.Position) {
+// before f. It reports whether s must be woken: not if something waits already.
+func (s *subscriber) notice(f *frame, before event.Position) bool {
 	if s.pending || s.behind || s.reset != "" || f.pos.Compare(s.pos) <= 0 {
-		return
+		return false
 	}
 	s.pending = true
 	if before.Compare(s.pos) > 0 {
 		s.pos = before // what came since its last write was not for it
 	}
-	s.signal()
+	return true
 }
 
 func (s *subscriber) signal() {
