@@ -74,6 +74,7 @@ func TestEntryLivesOnAClusterOfThreeMasters(t *testing.T) {
 
 // A process stops between looking an entry up and asking whether it may.
 func TestPauseBetweenLookupAndCheckServesNothingOld(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	c := newClocks()
 	var once sync.Once
@@ -113,6 +114,7 @@ func TestLateFillIsVoid(t *testing.T) {
 }
 
 func TestFillAcrossTwoLedgersIsVoid(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	s := node(t, rdb)
 	syncNow(t, s)
@@ -127,6 +129,7 @@ func TestFillAcrossTwoLedgersIsVoid(t *testing.T) {
 }
 
 func TestNodeThatNeverSyncedStoresNothing(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	e := s.newEntry(Request{Key: "k"}, nil, Fill{Status: 200, TTL: time.Minute}, s.mirror.position())
 	if got := s.refusal("k", e, Fill{Status: 200, TTL: time.Minute}); got != "no-ledger" {
@@ -220,7 +223,8 @@ func TestJoinerOfAFetchFromBeforeTheNoticeAsksAgain(t *testing.T) {
 	}
 }
 
-// waitingReaders counts goroutines that wait inside a method of Store.
+// waitingReaders counts goroutines that wait inside a method of Store. Tests that
+// use it do not run in parallel with others.
 func waitingReaders(method string) int {
 	buf := make([]byte, 1<<20)
 	n := 0
@@ -233,6 +237,7 @@ func waitingReaders(method string) int {
 }
 
 func TestManyReadersOfOneKeyAskTheOriginOnce(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	nodes := []*Store{node(t, rdb), node(t, rdb), node(t, rdb)}
 	for _, s := range nodes {
@@ -265,6 +270,7 @@ func TestManyReadersOfOneKeyAskTheOriginOnce(t *testing.T) {
 }
 
 func TestFillLeaseOfADeadProcessDelaysOnly(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	c := newClocks()
 	s := node(t, rdb, c.set)
@@ -299,6 +305,7 @@ func TestFillLeaseOfADeadProcessDelaysOnly(t *testing.T) {
 }
 
 func TestLeaderMayLeaveAndTheFetchGoesOn(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	begun, gate := make(chan struct{}), make(chan struct{})
@@ -325,6 +332,7 @@ func TestLeaderMayLeaveAndTheFetchGoesOn(t *testing.T) {
 }
 
 func TestFailingFillWedgesNothing(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	broken := errors.New("origin is on fire")
@@ -349,6 +357,7 @@ func TestFailingFillWedgesNothing(t *testing.T) {
 }
 
 func TestErrorOfAFetchReachesAllWhoJoinedIt(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	broken, gate, begun := errors.New("origin is on fire"), make(chan struct{}), make(chan struct{})
@@ -383,6 +392,7 @@ func expiredEntry(t *testing.T, s *Store, c *clocks, req Request, f Fill) {
 }
 
 func TestExpiredIsServedWhileItIsFetchedAgain(t *testing.T) {
+	t.Parallel()
 	c := newClocks()
 	s := node(t, testkit.Redis(t), c.set)
 	syncNow(t, s)
@@ -401,6 +411,7 @@ func TestExpiredIsServedWhileItIsFetchedAgain(t *testing.T) {
 }
 
 func TestPurgedIsNeverServedStale(t *testing.T) {
+	t.Parallel()
 	c := newClocks()
 	s := node(t, testkit.Redis(t), c.set)
 	syncNow(t, s)
@@ -418,6 +429,7 @@ func TestPurgedIsNeverServedStale(t *testing.T) {
 }
 
 func TestExpiredIsServedWhenTheOriginFails(t *testing.T) {
+	t.Parallel()
 	c := newClocks()
 	rdb := testkit.Redis(t)
 	var part partition
@@ -440,6 +452,7 @@ func TestExpiredIsServedWhenTheOriginFails(t *testing.T) {
 }
 
 func TestRedisAwayMeansOriginAndNotError(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartServer(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second})
 	t.Cleanup(func() { rdb.Close() })
@@ -524,6 +537,7 @@ func TestPrivateAnswerIsNeverSharedWithAJoiner(t *testing.T) {
 }
 
 func TestWhatMayNotBeStoredIsServedOnce(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	s.cfg.MaxBody = 10
@@ -551,6 +565,7 @@ func TestWhatMayNotBeStoredIsServedOnce(t *testing.T) {
 }
 
 func TestManyLongTagsAreAllHeeded(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	var tags []string
@@ -593,6 +608,7 @@ func TestNotFoundEndsWithTheNextEvent(t *testing.T) {
 }
 
 func TestTagOfTheRouteVoidsEntriesFromBeforeItWasConfigured(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	fetch(t, s, Request{Key: "k"}, answers("old"))
@@ -603,6 +619,7 @@ func TestTagOfTheRouteVoidsEntriesFromBeforeItWasConfigured(t *testing.T) {
 }
 
 func TestPatternsMatchAsRedisDoesAndAreBounded(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	fetch(t, s, Request{Key: "a/b/c"}, answers("1"))
@@ -631,6 +648,7 @@ func TestPatternsMatchAsRedisDoesAndAreBounded(t *testing.T) {
 }
 
 func TestEmptyKeyAndOtherSitesAreApart(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	a := newStore(rdb, testkit.Logger(t), Config{Namespace: "a"}, options{lease: shortLease, now: now, scripts: shipped})
 	b := newStore(rdb, testkit.Logger(t), Config{Namespace: "b"}, options{lease: shortLease, now: now, scripts: shipped})
@@ -667,6 +685,7 @@ func TestReaderWithAnEventSeesItOnANodeThatHasNotHeard(t *testing.T) {
 }
 
 func TestReaderFromTheFutureCostsNothing(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	syncs := atomic.Int64{}
 	long := func(o *options) { o.lease = time.Hour }
@@ -690,6 +709,7 @@ func TestReaderFromTheFutureCostsNothing(t *testing.T) {
 }
 
 func TestReaderWithAnEventGoesToTheOriginWhenNobodyCanTell(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	var part partition
 	rdb.AddHook(&part)
@@ -704,6 +724,7 @@ func TestReaderWithAnEventGoesToTheOriginWhenNobodyCanTell(t *testing.T) {
 }
 
 func TestFillIsShownWhatIsHeld(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	syncNow(t, s)
 	fetch(t, s, Request{Key: "k"}, answers("old"))
@@ -717,6 +738,7 @@ func TestFillIsShownWhatIsHeld(t *testing.T) {
 }
 
 func TestUnreadableEntryIsAMiss(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	s := node(t, rdb)
 	syncNow(t, s)
@@ -730,6 +752,7 @@ func TestUnreadableEntryIsAMiss(t *testing.T) {
 }
 
 func TestMetricsCountWhatHappened(t *testing.T) {
+	t.Parallel()
 	reg := prometheus.NewRegistry()
 	s := newStore(testkit.Redis(t), testkit.Logger(t), Config{Metrics: reg}, options{lease: shortLease, now: now, scripts: shipped})
 	syncNow(t, s)

@@ -56,7 +56,7 @@ func TestBarrierWaitsForLeasesThatRedisForgot(t *testing.T) {
 				t.Errorf("%s: the node serves what the event made void", name)
 			}
 			phantom := without(t, "clock", `redis.call('ZADD', KEYS[4], deadline, '?')`, "")
-			if !judge(t, damage, phantom) {
+			if !caught(func() bool { return judge(t, damage, phantom) }) {
 				t.Errorf("%s: without the phantom lease nothing goes wrong, so this test proves nothing", name)
 			}
 		}
@@ -86,7 +86,7 @@ func TestEventLostBeforeTheBarrierIsWrittenAgain(t *testing.T) {
 			t.Errorf("stale = %v, written again = %v; want false, true", stale, again)
 		}
 		unasked := without(t, "barrier", `not redis.call('ZSCORE', KEYS[3], ARGV[2])`, "false")
-		if stale, _ := judge(unasked); !stale {
+		if !caught(func() bool { stale, _ := judge(unasked); return stale }) {
 			t.Error("a barrier that does not ask for the event is not caught")
 		}
 	})
@@ -149,6 +149,7 @@ func TestWorkerGivesBackAnEventThatNobodyElseKnew(t *testing.T) {
 }
 
 func TestPurgeOfAllIsGivenBack(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	worker, reader := node(t, rdb), node(t, rdb)
 	settled(t, worker)
@@ -188,7 +189,7 @@ func TestServerClockThatJumpsAheadEndsNoLease(t *testing.T) {
 			}
 			return source
 		}
-		if !judge(skewed(believing)) {
+		if !caught(func() bool { return judge(skewed(believing)) }) {
 			t.Error("a barrier that believes any clock is not caught")
 		}
 	})
@@ -207,7 +208,26 @@ func TestSeqsRiseWhenTheServerClockGoesBack(t *testing.T) {
 	})
 }
 
+// The heir's clock is behind, and it never saw the tokens that were handed out last.
+func TestSeqsOfAnHeirAreAboveTokensItNeverSaw(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		worker, reader := node(t, rdb, skewed()), node(t, rdb, skewed())
+		syncNow(t, worker, reader)
+		before := copyLedger(t, rdb)
+		rdb.Set(t.Context(), "skew", "30", 0)
+		syncNow(t, reader)
+		token := reader.mirror.position().token
+		before.restore(t, rdb)
+		otherHost(t, rdb)
+		rdb.Set(t.Context(), "skew", "-5", 0)
+		if m := invalidate(t, worker, tag("posts")); m.Seq <= token {
+			t.Errorf("seq %d is not above the token %d: who holds that would skip the event", m.Seq, token)
+		}
+	})
+}
+
 func TestLeaseIsOneConstantAndEveryProcessHasItsOwnName(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	a, b := New(rdb, testkit.Logger(t), Config{}), New(rdb, testkit.Logger(t), Config{Retain: time.Hour, FillTimeout: time.Second})
 	if a.lease != leaseTime || b.lease != leaseTime {
@@ -235,6 +255,7 @@ func TestNodeThatJoinsDuringTheBarrierKnowsTheEvent(t *testing.T) {
 }
 
 func TestNobodyIsWaitedForWhenEveryNodeAcknowledged(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	long := func(o *options) { o.lease = time.Minute } // any wait for a lease would fail the test
 	worker, reader := node(t, rdb, long), node(t, rdb, long)
@@ -249,6 +270,7 @@ func TestNobodyIsWaitedForWhenEveryNodeAcknowledged(t *testing.T) {
 }
 
 func TestDeadNodeIsForgottenAfterItsLease(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	worker, dead := node(t, rdb), node(t, rdb)
 	settled(t, worker)
@@ -256,7 +278,7 @@ func TestDeadNodeIsForgottenAfterItsLease(t *testing.T) {
 	p := tag("posts")
 	steady(t, worker)
 	_, r := barrier(t, worker, p, invalidate(t, worker, p))
-	if r.Waited > shortLease*3 {
+	if r.Waited > shortLease*10 {
 		t.Errorf("waited %v for a node whose lease is %v", r.Waited, shortLease)
 	}
 	testkit.Until(t, "the dead node is forgotten", func() bool {
@@ -269,6 +291,7 @@ func TestDeadNodeIsForgottenAfterItsLease(t *testing.T) {
 }
 
 func TestNodeThatLeftIsNotWaitedForAndReadsNoMore(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	worker, leaver := node(t, rdb), node(t, rdb)
 	settled(t, worker)
@@ -293,6 +316,7 @@ func TestNodeThatLeftIsNotWaitedForAndReadsNoMore(t *testing.T) {
 }
 
 func TestLostAnswerRenewsNoLease(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	c := newClocks()
 	lost := false
@@ -317,6 +341,7 @@ func TestLostAnswerRenewsNoLease(t *testing.T) {
 }
 
 func TestLeaseCountsFromBeforeTheQuestion(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	c := newClocks()
 	slow := time.Duration(0)
@@ -335,6 +360,7 @@ func TestLeaseCountsFromBeforeTheQuestion(t *testing.T) {
 }
 
 func TestLeaseRunsOnlyWhileBothClocksSaySo(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	tests := []struct {
 		name       string
@@ -358,6 +384,7 @@ func TestLeaseRunsOnlyWhileBothClocksSaySo(t *testing.T) {
 }
 
 func TestLedgerIsNeverReadFromAReplica(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	var mu sync.Mutex
 	used := map[string]bool{}
@@ -454,13 +481,15 @@ func TestColdNodeWaitsForWhatMayBeGivenBack(t *testing.T) {
 		if judge() {
 			t.Error("a node that never had a lease serves what the failover forgot")
 		}
-		if !judge(without(t, "clock", `if not lost then redis.call('HSET', KEYS[5], 'until', deadline) end`, "")) {
+		hasty := without(t, "clock", `if not lost then redis.call('HSET', KEYS[5], 'until', deadline) end`, "")
+		if !caught(func() bool { return judge(hasty) }) {
 			t.Error("a cold node that does not wait is not caught")
 		}
 	})
 }
 
 func TestNodeWithARunningLeaseServesThroughAFailover(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	c := newClocks()
 	s := node(t, rdb, c.set)
@@ -498,7 +527,35 @@ func TestNothingLostIsNoEvent(t *testing.T) {
 	})
 }
 
+func TestGiveBackThatFailedIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	worker, reader := node(t, rdb), node(t, rdb)
+	settled(t, worker)
+	held := hold(t, reader, "post:1", "posts")
+	before := copyLedger(t, rdb)
+	invalidate(t, worker, tag("posts"))
+	before.restore(t, rdb)
+	fail := true
+	rdb.AddHook(hook{func(_ context.Context, cmd redis.Cmder, send func() error) error {
+		if sends(cmd, worker.names.bell()) && fail {
+			fail = false
+			cmd.SetErr(errCut)
+			return errCut
+		}
+		return send()
+	}})
+	if err := worker.turnAfter().wait(t.Context()); !errors.Is(err, errCut) {
+		t.Fatalf("sync = %v, want the failure of the give-back", err)
+	}
+	syncNow(t, worker, reader)
+	if reader.state("post:1", held, nil).servable() {
+		t.Error("the event was forgotten")
+	}
+}
+
 func TestManyNodesGiveBackOnce(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	nodes := []*Store{node(t, rdb), node(t, rdb), node(t, rdb), node(t, rdb)}
 	settled(t, nodes[0])
@@ -546,6 +603,7 @@ func skewed2() scripts {
 }
 
 func TestNoEntryOutlivesTheLedgersMemory(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	s := node(t, rdb)
 	syncNow(t, s)
@@ -558,6 +616,7 @@ func TestNoEntryOutlivesTheLedgersMemory(t *testing.T) {
 }
 
 func TestLedgerOfTooManyScopesIsCutAtItsFloor(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	s := node(t, rdb)
 	syncNow(t, s)
@@ -602,6 +661,7 @@ func TestScopesOfOneEventShareOneSeq(t *testing.T) {
 }
 
 func TestEventOfTooManyScopesVoidsAll(t *testing.T) {
+	t.Parallel()
 	rdb := testkit.Redis(t)
 	s := node(t, rdb)
 	syncNow(t, s)
@@ -647,6 +707,7 @@ func TestRetryReusesItsEventWhileTheLedgerKnowsIt(t *testing.T) {
 }
 
 func TestBadPatternIsRefused(t *testing.T) {
+	t.Parallel()
 	s := node(t, testkit.Redis(t))
 	if _, err := s.Invalidate(t.Context(), Purge{Patterns: []string{"a*", "b["}}, Mark{}); !errors.Is(err, ErrPurge) {
 		t.Errorf("Invalidate = %v, want ErrPurge", err)

@@ -29,6 +29,9 @@ type turn struct {
 // awayPause is how long readers do not ask a ledger that just failed.
 const awayPause = 500 * time.Millisecond
 
+// resyncPatience is how long a reader waits for a lease before it asks the origin.
+const resyncPatience = 500 * time.Millisecond
+
 // turnAfter returns a sync that begins after this call.
 func (s *Store) turnAfter() *turn { return s.takeTurn(false) }
 
@@ -114,7 +117,7 @@ func (s *Store) resync(ctx context.Context) error {
 	if s.away() {
 		return ErrAway
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.lease/4)
+	ctx, cancel := context.WithTimeout(ctx, resyncPatience)
 	defer cancel()
 	return s.anyTurn().wait(ctx)
 }

@@ -27,7 +27,7 @@ func TestReaderNeverSeesOlderThanNotice(t *testing.T) {
 	if testing.Short() {
 		t.Skip("races take seconds")
 	}
-	seconds := 3.0
+	seconds := 2.0
 	if v, err := strconv.ParseFloat(os.Getenv("FRESHWIRE_RACE_SECONDS"), 64); err == nil {
 		seconds = v
 	}
