@@ -151,12 +151,14 @@ func onServers(t *testing.T, check func(t *testing.T, rdb redis.UniversalClient)
 	t.Parallel()
 	for _, protocol := range []int{3, 2} {
 		t.Run("redis RESP"+strconv.Itoa(protocol), func(t *testing.T) {
+			t.Parallel()
 			rdb := redis.NewClient(&redis.Options{Addr: testkit.StartServer(t).Addr, Protocol: protocol})
 			t.Cleanup(func() { rdb.Close() })
 			check(t, rdb)
 		})
 	}
 	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
 		rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
 		t.Cleanup(func() { rdb.Close() })
 		check(t, rdb)
