@@ -41,9 +41,9 @@ var ErrPurge = errors.New("admin: cannot purge this")
 // NewPurgeHandler answers POST /admin/purge.
 func NewPurgeHandler(purge Purger, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p, err := decodePurge(http.MaxBytesReader(w, r.Body, maxPurgeBody))
-		if err != nil {
-			Problem(w, http.StatusBadRequest, err.Error())
+		p, complaint := decodePurge(http.MaxBytesReader(w, r.Body, maxPurgeBody))
+		if complaint != "" {
+			Problem(w, http.StatusBadRequest, complaint)
 			return
 		}
 		start := time.Now()
@@ -61,34 +61,34 @@ func NewPurgeHandler(purge Purger, log *slog.Logger) http.Handler {
 	})
 }
 
-// decodePurge reads one purge. Its errors are for the caller and hold nothing
-// of the body but key names of ours.
-func decodePurge(body io.Reader) (event.Purge, error) {
+// decodePurge reads one purge. The complaint, empty when there is none, is for
+// the caller and holds nothing of the body but key names of ours.
+func decodePurge(body io.Reader) (p event.Purge, complaint string) {
 	var in struct {
 		event.Purge
-		Soft   *bool `json:"soft"`
-		DryRun *bool `json:"dry_run"`
+		Soft   bool `json:"soft"`
+		DryRun bool `json:"dry_run"`
 	}
 	dec := json.NewDecoder(body)
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&in); err != nil {
-		return event.Purge{}, errors.New("The body is one JSON object with tags, keys, patterns, paths (lists of text) or all (true).")
+		return p, "The body is one JSON object with tags, keys, patterns, paths (lists of text) or all (true)."
 	}
-	if in.Soft != nil && *in.Soft || in.DryRun != nil && *in.DryRun {
-		return event.Purge{}, errors.New("soft and dry_run are not done by this version yet.")
+	if in.Soft || in.DryRun {
+		return p, "soft and dry_run are not done by this version yet."
 	}
 	for name, list := range map[string][]string{"tags": in.Tags, "keys": in.Keys, "patterns": in.Patterns, "paths": in.Paths} {
 		if len(list) > maxPurgeItems {
-			return event.Purge{}, fmt.Errorf("%s holds %d items, at most %d are taken at once.", name, len(list), maxPurgeItems)
+			return p, fmt.Sprintf("%s holds %d items, at most %d are taken at once.", name, len(list), maxPurgeItems)
 		}
 		for _, item := range list {
 			if item == "" || len(item) > maxPurgeItem {
-				return event.Purge{}, fmt.Errorf("%s holds an item that is empty or longer than %d bytes.", name, maxPurgeItem)
+				return p, fmt.Sprintf("%s holds an item that is empty or longer than %d bytes.", name, maxPurgeItem)
 			}
 		}
 	}
 	if in.Purge.Empty() {
-		return event.Purge{}, errors.New("Nothing to purge: give tags, keys, patterns, paths or all.")
+		return p, "Nothing to purge: give tags, keys, patterns, paths or all."
 	}
-	return in.Purge, nil
+	return in.Purge, ""
 }

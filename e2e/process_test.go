@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -57,7 +56,7 @@ type process struct {
 // start runs `freshwire role` on a free port and waits until it is ready.
 func start(t testing.TB, role string, env ...string) *process {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := testkit.FreeAddr(t)
 	p := &process{role: role, URL: "http://" + addr, out: &logBuffer{}}
 	p.env = append(cleanEnviron(), "FRESHWIRE_ADDR="+addr, "LOG_FORMAT=json")
 	p.env = append(p.env, env...)
@@ -165,16 +164,6 @@ func (b *logBuffer) String() string {
 func (b *logBuffer) tail(lines int) string {
 	all := strings.Split(strings.TrimSpace(b.String()), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // configFile writes a freshwire.yaml and returns its path.

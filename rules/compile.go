@@ -173,7 +173,7 @@ func checkItem(t *template, k kind) error {
 
 func unknownTarget(name string, known []string) error {
 	if len(known) == 0 {
-		return fmt.Errorf("unknown target %q; there is nothing under targets:", name)
+		return fmt.Errorf("unknown target %q; targets is empty or missing", name)
 	}
 	best, at := "", 1+max(2, len(name)/3)
 	for _, k := range known {

@@ -66,10 +66,6 @@ type Purge struct {
 	Paths    []string `yaml:"paths" desc:"this path, or with /* at the end all below it" example:"/blog/{slug}"`
 }
 
-func (p Purge) empty() bool {
-	return len(p.Tags)+len(p.Keys)+len(p.Patterns)+len(p.Paths) == 0
-}
-
 // Plan is what to do about an event.
 type Plan struct {
 	Purge    event.Purge

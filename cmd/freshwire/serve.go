@@ -133,7 +133,8 @@ func serve(ctx context.Context, r roles) error {
 }
 
 func listen(env environment) (net.Listener, error) {
-	l, err := net.Listen("tcp", env.listenAddr())
+	config := net.ListenConfig{Control: endSilentConnections}
+	l, err := config.Listen(context.Background(), "tcp", env.listenAddr())
 	if err != nil {
 		return nil, fmt.Errorf("%w\nFRESHWIRE_ADDR or PORT chooses another address; port 0 picks a free one", err)
 	}

@@ -66,7 +66,12 @@ func (a *app) urls() (http.Handler, error) {
 	r.Handle("/favicon.svg", pages)
 
 	// browsers and sites: cached content; a miss goes to the origin.
-	position := func() string { return a.changes.Position().String() }
+	position := func() string {
+		if at := a.changes.Position(); !at.IsZero() {
+			return at.String()
+		}
+		return "" // the tail has not caught up: no position can be promised
+	}
 	reader := read.New(a.cache.Fetch, position, a.log, a.configs.Read)
 	for i, cfg := range a.site.file.Routes {
 		route, err := reader.Route(cfg)

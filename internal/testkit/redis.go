@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -38,7 +39,7 @@ type Server struct {
 // persistence unless args say otherwise, and stops it when the test ends.
 func StartServer(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s := &Server{Addr: freeAddr(t), dir: t.TempDir(), args: args}
+	s := &Server{Addr: FreeAddr(t), dir: t.TempDir(), args: args}
 	s.Start(t)
 	t.Cleanup(func() { s.Kill() })
 	return s
@@ -118,7 +119,7 @@ func StartCluster(t testing.TB) []string {
 	var wg sync.WaitGroup
 	servers := make([]*Server, 3)
 	for i := range servers {
-		servers[i] = &Server{Addr: freeAddr(t), dir: t.TempDir()}
+		servers[i] = &Server{Addr: FreeAddr(t), dir: t.TempDir()}
 		addrs = append(addrs, servers[i].Addr)
 		busPort := freePort(t)
 		servers[i].args = []string{"--cluster-enabled", "yes", "--cluster-config-file", filepath.Join(servers[i].dir, "nodes.conf"),
@@ -154,26 +155,32 @@ func StartCluster(t testing.TB) []string {
 	return addrs
 }
 
-func freeAddr(t testing.TB) string { return fmt.Sprintf("127.0.0.1:%d", freePort(t)) }
+// FreeAddr returns a loopback address whose port is free, for a server that is
+// about to be started.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", freePort(t))
+}
 
 var (
 	portMu   sync.Mutex
 	portUsed = map[int]bool{}
 )
 
-// freePort returns a port that was free a moment ago and was not given out before.
+// freePort returns a port that is free and was not given out before. It is
+// below those that the system gives to outgoing connections: one of these
+// could be taken between the look and the start.
 func freePort(t testing.TB) int {
 	t.Helper()
 	portMu.Lock()
 	defer portMu.Unlock()
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatalf("finding a free port: %v", err)
+	for range 1000 {
+		port := 11000 + rand.IntN(20000)
+		if portUsed[port] {
+			continue
 		}
-		port := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		if !portUsed[port] {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
 			portUsed[port] = true
 			return port
 		}
