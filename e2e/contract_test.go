@@ -520,7 +520,7 @@ channels: [{ match: "user:{user}", session: true }]
 	}
 	bad := configFile(t, "sources:\n  open: { cms: generic }\nrules:\n  - { when: '1 +', revalidate: [nowhere] }\nroutes:\n  - { path: /a, origin: 'http://127.0.0.1/{id}' }\n  - { path: /webhooks/x, origin: 'http://127.0.0.1/x' }\n")
 	_, errs, code = freshwire(t, []string{"FRESHWIRE_CONFIG=" + bad}, "check")
-	for _, say := range []string{"scheme", "when", "nowhere", "freshwire's own", "{id}", ":3:", ":4:", ":6:", ":7:"} {
+	for _, say := range []string{"scheme", "when", "nowhere", "freshwire's own", "{id}", ":2:", ":4:", ":6:", ":7:"} {
 		if code != 1 || !strings.Contains(errs, say) {
 			t.Errorf("%q is not said in (%d):\n%s", say, code, errs)
 		}

@@ -136,8 +136,9 @@ func TestManyCallsShareFewConnections(t *testing.T) {
 	if err := newTarget(t, s.URL).Tell(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
-	if len(s.seen()) != 100 || len(s.conns) > parallel {
-		t.Errorf("%d calls over %d connections, want 100 over at most %d", len(s.seen()), len(s.conns), parallel)
+	// One more for each worker: a dial may have begun when another's connection fell idle.
+	if len(s.seen()) != 100 || len(s.conns) > 2*parallel {
+		t.Errorf("%d calls over %d connections, want 100 over at most %d", len(s.seen()), len(s.conns), 2*parallel)
 	}
 }
 

@@ -26,6 +26,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// A server that starts or was killed refuses connections, which go-redis would
+// print for each try.
+func init() { redis.SetLogger(silent{}) }
+
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
 // Server is one redis-server of a test's own.
 type Server struct {
 	Addr string // 127.0.0.1:port

@@ -170,16 +170,16 @@ func (d *Doc) locate(err error, parent string) []error {
 	if err == nil {
 		return nil
 	}
-	var done *Error
-	if errors.As(err, &done) {
-		return []error{err}
-	}
 	if list, ok := joined(err); ok {
 		var all []error
 		for _, e := range list {
 			all = append(all, d.locate(e, parent)...)
 		}
 		return all
+	}
+	var done *Error
+	if errors.As(err, &done) {
+		return []error{err}
 	}
 	e := &Error{File: d.name, Path: parent, Err: err}
 	var l Located

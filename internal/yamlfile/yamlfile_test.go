@@ -332,3 +332,24 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// Mistakes that have their place already are put in order with those that do not.
+func TestLocateOrdersMixedMistakes(t *testing.T) {
+	doc, err := Parse("f", []byte("rules:\n  - { when: a }\n  - { wen: b }\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dst file
+	found := doc.Decode(&dst, env())
+	got := doc.Locate(errors.Join(found, placed("rules[0].when")))
+	lines := strings.Split(got.Error(), "\n")
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], "f:2:") || !strings.HasPrefix(lines[1], "f:3:") {
+		t.Errorf("Locate = %q, want the mistake of line 2, then that of line 3", lines)
+	}
+}
+
+// placed is an error about the value at a path.
+type placed string
+
+func (p placed) Error() string    { return string(p) + ": wrong" }
+func (p placed) YAMLPath() string { return string(p) }
