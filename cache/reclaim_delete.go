@@ -13,8 +13,8 @@ import (
 
 const (
 	scanCount    = 1000                  // names a SCAN looks at: about 0.7 ms of the server's time
-	popCount     = 1000                  // members taken from an index at once, over all of its shards
-	unlinkCount  = 250                   // entries compared and unlinked in one pipeline: the server runs it in one go, 1 to 2 ms
+	popCount     = 400                   // members taken from an index at once, over all of its shards
+	unlinkCount  = 100                   // entries compared and unlinked in one pipeline: the server runs it in one go, below 1 ms
 	maxHeld      = 100_000               // fresh members held until they are put back
 	batchTimeout = 10 * time.Second      // of one batch, which is finished even when the caller leaves
 	maxPause     = 50 * time.Millisecond // between two batches
@@ -223,6 +223,7 @@ func (r *reclaimer) unlink(ctx context.Context, entries []string, m Mark) ([]ver
 	ctx, cancel := batch(ctx)
 	defer cancel()
 	for at := 0; at < len(entries); at += unlinkCount {
+		start := time.Now()
 		end := min(at+unlinkCount, len(entries))
 		err := r.unlinkBatch(ctx, entries[at:end], m, verdicts[at:end])
 		if redis.HasErrorPrefix(err, "NOSCRIPT") {
@@ -232,6 +233,9 @@ func (r *reclaimer) unlink(ctx context.Context, entries []string, m Mark) ([]ver
 		}
 		if err != nil {
 			return verdicts, err
+		}
+		if end < len(entries) {
+			pause(ctx, time.Since(start))
 		}
 	}
 	return verdicts, nil
