@@ -146,7 +146,8 @@ func TestNewcomerSeesAnEditAppear(t *testing.T) {
 	if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, dark); err != nil {
 		t.Fatal(err)
 	}
-	do(t, ctx, "looking at 360 px", chromedp.EmulateViewport(360, 800))
+	do(t, ctx, "looking at 360 px", chromedp.EmulateViewport(360, 800), chromedp.Reload(), chromedp.WaitVisible("#article-title"))
+	shows(t, ctx, "the feed is back", `document.querySelectorAll('#rows .row').length >= 2`)
 	if wide := value[int](t, ctx, `document.documentElement.scrollWidth`); wide > 360 {
 		t.Errorf("at 360 px the page is %d px wide", wide)
 	}
@@ -185,6 +186,9 @@ func TestDashboardLoadsInABrowser(t *testing.T) {
 	watch(t, ctx)
 	do(t, ctx, "opening the dashboard", chromedp.Navigate(p.URL+"/monitoring/"), chromedp.WaitVisible("#root main"))
 	shot(t, ctx, "dashboard")
-	do(t, ctx, "opening the live page", chromedp.Navigate(p.URL+"/_freshwire/"), chromedp.WaitReady("#rows"))
+	postDemoEdit(t, p)
+	do(t, ctx, "opening the live page", chromedp.EmulateViewport(1100, 900), chromedp.Navigate(p.URL+"/_freshwire/"), chromedp.WaitReady("#rows"))
+	shows(t, ctx, "the live page follows", `document.querySelector('#state').dataset.state === 'open'`)
+	shows(t, ctx, "it shows the event", `document.querySelectorAll('#rows .row').length === 1`)
 	shot(t, ctx, "live")
 }

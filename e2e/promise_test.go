@@ -2,9 +2,6 @@ package e2e
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -209,15 +206,13 @@ func (s *site) edit(ctx, whole context.Context, random *rand.Rand) {
 }
 
 func (s *site) deliver(ctx context.Context, web *process, body, delivery string) bool {
-	mac := hmac.New(sha256.New, []byte(secret))
-	io.WriteString(mac, body)
 	req, err := http.NewRequestWithContext(ctx, "POST", web.URL+"/webhooks/cms", strings.NewReader(body))
 	if err != nil {
 		return false
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Delivery-Id", delivery)
-	req.Header.Set("X-Webhook-Signature", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	req.Header.Set("X-Webhook-Signature", sign(body))
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return false
