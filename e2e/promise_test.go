@@ -354,3 +354,28 @@ func raise(v *atomic.Int64, to int64) {
 		}
 	}
 }
+
+// A judge that cannot find fault proves nothing: here is a node that serves
+// old content, and a subscriber that was told too little.
+func TestJudgeFindsStaleReadsAndLostEdits(t *testing.T) {
+	old := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"version":6}`) }))
+	defer old.Close()
+	s := &site{webs: []*process{{URL: old.URL}}, acked: map[string]bool{"3:7": true, "3:8": true}}
+	for i := range posts {
+		s.told[i].Store(7)
+	}
+	sub := &subscriber{site: s, seen: map[string]bool{}}
+	sub.take(frame{data: `{"entity":"3","fields":{"version":7}}`})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	s.read(ctx, rand.New(rand.NewPCG(1, 1)))
+	if s.reads.Load() == 0 || s.stale.Load() != s.reads.Load() {
+		t.Errorf("of %d old answers %d were called stale", s.reads.Load(), s.stale.Load())
+	}
+	if got := s.missing([]*subscriber{sub}); !slices.Equal(got, []string{"3:8"}) {
+		t.Errorf("missing = %q, want 3:8 alone", got)
+	}
+	if s.told[3].Load() != 7 {
+		t.Errorf("told of post 3 = %d, want 7", s.told[3].Load())
+	}
+}
