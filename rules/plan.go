@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/freshwire/freshwire/event"
@@ -42,15 +41,14 @@ func (r *rule) matches(ev event.Event) bool {
 
 // planner makes one Plan.
 type planner struct {
-	set      *Set
-	ev       event.Event
-	env      map[string]any
-	parsed   bool // the payload is in env
-	plan     Plan
-	lists    [len(kinds)][]string
-	have     [len(kinds)]map[string]bool
-	fromList []string // channels that came out of a list: the first to go
-	bytes    int      // of fields
+	set    *Set
+	ev     event.Event
+	env    map[string]any
+	parsed bool // the payload is in env
+	plan   Plan
+	lists  [len(kinds)][]string
+	have   [len(kinds)]map[string]bool
+	bytes  int // of fields
 }
 
 func newEnv(ev event.Event) map[string]any {
@@ -205,9 +203,6 @@ func (p *planner) add(it item, tell bool) (kept int, whole bool) {
 			continue
 		default:
 			p.keep(it.kind, v)
-			if it.kind == channels && len(values) > 1 {
-				p.fromList = append(p.fromList, v)
-			}
 		}
 		kept++
 	}
@@ -291,13 +286,13 @@ func (p *planner) finish() Plan {
 	for k := range kinds {
 		if over := len(p.lists[k]) - kinds[k].count; over > 0 {
 			why := fmt.Errorf("%d, at most %d for one event", len(p.lists[k]), kinds[k].count)
-			if kind(k) != channels {
-				p.everything(kinds[k].name, why)
-			} else {
+			if kind(k) == channels {
 				p.plan.Capped = true
-				p.problem(kinds[k].name, why, strconv.Itoa(over)+" "+leftOut)
-				p.lists[k] = fewer(p.lists[k], p.fromList, over)
+				p.problem(kinds[k].name, why, "everybody is told instead")
+				p.lists[k] = []string{Everybody}
+				continue
 			}
+			p.everything(kinds[k].name, why)
 			p.lists[k] = p.lists[k][:kinds[k].count]
 		}
 	}
@@ -312,15 +307,6 @@ func (p *planner) finish() Plan {
 	p.plan.Purge.Patterns, p.plan.Purge.Paths = p.lists[patterns], p.lists[paths]
 	p.plan.Channels = p.lists[channels]
 	return p.plan
-}
-
-// fewer drops the last n of list that are in first.
-func fewer(list, first []string, n int) []string {
-	drop := map[string]bool{}
-	for i := len(first) - 1; i >= 0 && len(drop) < n; i-- {
-		drop[first[i]] = true
-	}
-	return slices.DeleteFunc(list, func(s string) bool { return drop[s] })
 }
 
 // problem notes what went wrong and what was done instead. Values are not in

@@ -59,7 +59,7 @@ func BenchmarkEventThroughWorker(b *testing.B) {
 			steps.Barrier = func(_ context.Context, _ event.Purge, m Mark) (Mark, Report, error) {
 				return m, Report{Settled: true}, nil
 			}
-			steps.Reclaim = func(context.Context, event.Purge, Mark) (int, error) { return 0, nil }
+			steps.Reclaim = func(context.Context, event.Purge, Mark) (int, []string, error) { return 0, nil, nil }
 			add := steps.Append
 			steps.Append = func(ctx context.Context, c event.Change) (string, bool, error) {
 				pos, added, err := add(ctx, c)

@@ -32,7 +32,7 @@ func Example() {
 		Barrier: func(_ context.Context, _ event.Purge, m tasks.Mark) (tasks.Mark, tasks.Report, error) {
 			return m, tasks.Report{Settled: true}, nil
 		},
-		Reclaim: func(context.Context, event.Purge, tasks.Mark) (int, error) { return 0, nil },
+		Reclaim: func(context.Context, event.Purge, tasks.Mark) (int, []string, error) { return 0, nil, nil },
 		Append: func(_ context.Context, c event.Change) (string, bool, error) {
 			published <- c
 			return "1795176000123-0", true, nil

@@ -129,8 +129,13 @@ func (r *run) steps(ctx context.Context) (err error) {
 	r.remember(ctx, mark)
 
 	r.begin("reclaim")
-	if r.outcome.Deleted, err = s.Reclaim(ctx, purge, mark); err != nil {
+	deleted, left, err := s.Reclaim(ctx, purge, mark)
+	if err != nil {
 		return err
+	}
+	r.outcome.Deleted, r.outcome.Degraded = deleted, len(left) > 0
+	for _, l := range head(left) {
+		r.outcome.Problems = append(r.outcome.Problems, cut("reclaim: "+l))
 	}
 	r.end("reclaimed")
 
@@ -138,7 +143,8 @@ func (r *run) steps(ctx context.Context) (err error) {
 		r.save(ctx, Running, nil) // targets may take long: let people see where it is
 		r.begin("tell")
 		notice := Notice{Event: r.ev, Purge: purge, Seq: mark.Seq, Fields: r.plan.Fields}
-		r.outcome.Targets, r.outcome.Degraded = r.tellAll(ctx, r.plan.Targets, notice)
+		targets, degraded := r.tellAll(ctx, r.plan.Targets, notice)
+		r.outcome.Targets, r.outcome.Degraded = targets, degraded || r.outcome.Degraded
 		if ctx.Err() != nil { // a worker that stops is no fault of the targets
 			return errors.New("stopped while telling targets")
 		}

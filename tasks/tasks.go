@@ -46,7 +46,9 @@ type Steps struct {
 
 	// Reclaim deletes what other programs may read before it returns, and may
 	// leave our own entries to the background. It returns how many it deleted.
-	Reclaim func(ctx context.Context, p event.Purge, m Mark) (int, error)
+	// What cannot be deleted, however often one tries, it names in left: then
+	// browsers are told all the same, and that the change is degraded.
+	Reclaim func(ctx context.Context, p event.Purge, m Mark) (deleted int, left []string, err error)
 
 	// Tell tells one target. An error that wraps ErrGiveUp is not tried again.
 	Tell func(ctx context.Context, target string, n Notice) error

@@ -79,8 +79,11 @@ func (s *site) steps() Steps {
 			s.called("barrier")
 			return m, Report{Nodes: 2, Waited: time.Millisecond, Settled: true}, nil
 		},
-		Reclaim: func(context.Context, event.Purge, Mark) (int, error) { s.called("reclaim"); return 3, nil },
-		Tell:    func(_ context.Context, target string, _ Notice) error { s.called("tell " + target); return nil },
+		Reclaim: func(context.Context, event.Purge, Mark) (int, []string, error) {
+			s.called("reclaim")
+			return 3, nil, nil
+		},
+		Tell: func(_ context.Context, target string, _ Notice) error { s.called("tell " + target); return nil },
 		Append: func(ctx context.Context, c event.Change) (string, bool, error) {
 			s.called("append")
 			reply, err := appendOnce.Run(ctx, s.rdb, []string{s.ns.seen(c.ID), s.ns.own("test:log")}, c.ID).Slice()

@@ -259,7 +259,7 @@ func hooked(s Steps, before, after func(step string)) Steps {
 			defer around("barrier")()
 			return s.Barrier(ctx, p, m)
 		},
-		Reclaim: func(ctx context.Context, p event.Purge, m Mark) (int, error) {
+		Reclaim: func(ctx context.Context, p event.Purge, m Mark) (int, []string, error) {
 			defer around("reclaim")()
 			return s.Reclaim(ctx, p, m)
 		},
@@ -440,15 +440,45 @@ func TestPublishedEventIsNotRunAgain(t *testing.T) {
 	}
 }
 
+// What another program wrote may never be deletable: that must not keep an
+// edit from browsers.
+func TestKeysThatCannotBeDeletedDegradeTheNotice(t *testing.T) {
+	bubble(t, func(t *testing.T, rdb *redis.Client) {
+		s := newSite(rdb, "fw")
+		var told event.Change
+		steps := with(s, func(st *Steps) {
+			st.Reclaim = func(context.Context, event.Purge, Mark) (int, []string, error) {
+				return 1, []string{`"tag:posts" is not a set`}, nil
+			}
+			appendLog := st.Append
+			st.Append = func(ctx context.Context, c event.Change) (string, bool, error) {
+				told = c
+				return appendLog(ctx, c)
+			}
+		})
+		q := NewQueue(rdb, testkit.Discard(), Config{})
+		stop := start(t, NewWorker(rdb, steps, testkit.Discard(), Config{}))
+		mustEnqueue(t, q, news(1))
+		rec := finished(t, q.records, news(1).ID)
+		stop()
+		if rec.Status != Done || rec.Attempts != 1 || !rec.Degraded || !slices.Contains(rec.Problems, `reclaim: "tag:posts" is not a set`) {
+			t.Errorf("record = %s after %d attempts, degraded %v, problems %q", rec.Status, rec.Attempts, rec.Degraded, rec.Problems)
+		}
+		if !told.Degraded {
+			t.Errorf("browsers are told %+v, want degraded", told)
+		}
+	})
+}
+
 func TestStoppingWorkerLetsEventsFinish(t *testing.T) {
 	bubble(t, func(t *testing.T, rdb *redis.Client) {
 		s := newSite(rdb, "fw")
 		entered := make(chan struct{})
 		steps := with(s, func(st *Steps) {
-			st.Reclaim = func(context.Context, event.Purge, Mark) (int, error) {
+			st.Reclaim = func(context.Context, event.Purge, Mark) (int, []string, error) {
 				close(entered)
 				time.Sleep(5 * time.Second)
-				return 0, nil
+				return 0, nil, nil
 			}
 		})
 		q := NewQueue(rdb, testkit.Discard(), Config{})
@@ -469,14 +499,14 @@ func TestStoppingWorkerHandsBackWhatItCannotFinish(t *testing.T) {
 				s := newSite(rdb, "fw")
 				entered := make(chan struct{})
 				stuck := with(s, func(st *Steps) {
-					st.Reclaim = func(ctx context.Context, _ event.Purge, _ Mark) (int, error) {
+					st.Reclaim = func(ctx context.Context, _ event.Purge, _ Mark) (int, []string, error) {
 						close(entered)
 						if obeys {
 							<-ctx.Done()
-							return 0, ctx.Err()
+							return 0, nil, ctx.Err()
 						}
 						time.Sleep(9 * time.Second)
-						return 0, ctx.Err()
+						return 0, nil, ctx.Err()
 					}
 				})
 				q := NewQueue(rdb, testkit.Discard(), Config{})

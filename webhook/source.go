@@ -118,7 +118,7 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) ([]Item, []event.Event,
 // looked at. So a repeat across an edge runs twice, which is harmless.
 //
 // guessed is true where equal bytes may be two saves as well: in 3, and in 2
-// where the time has no more than seconds and the delivery is as fresh as that.
+// where the time has no more than seconds.
 func (s *Source) eventID(d Delivery, name string, n int, sentAt, now time.Time) (id string, guessed bool) {
 	index := strconv.Itoa(n)
 	if id := s.deliveryID(d); id != "" {
@@ -128,7 +128,7 @@ func (s *Source) eventID(d Delivery, name string, n int, sentAt, now time.Time) 
 	guessed = true
 	if !sentAt.IsZero() {
 		when = "t" + strconv.FormatInt(sentAt.UnixMilli(), 10)
-		guessed = sentAt.Equal(sentAt.Truncate(time.Second)) && now.Sub(sentAt) < 2*time.Second
+		guessed = sentAt.Equal(sentAt.Truncate(time.Second))
 	}
 	return event.NewID(s.name, name, when, string(d.Body), index), guessed
 }
