@@ -417,6 +417,23 @@ func TestNewsOfAnApplicationIsNeverMerged(t *testing.T) {
 	}
 }
 
+func TestOneChangeBetweenNewsKeepsItsFields(t *testing.T) {
+	h := testHandler(t, nil, Config{MergeOver: 2})
+	c := newClient(h, "a")
+	c.connect()
+	c.drain(t)
+	single := strings.Replace(string(change(2, "a", "b").Data), `"tags"`, `"fields":{"title":"New"},"tags"`, 1)
+	h.hub.Broadcast([]event.Record{record(1, `{"id":"x"}`, "a"), record(2, single, "a", "b"), record(3, `{"id":"y"}`, "a")})
+	if _, isChange := h.hub.frames[1].change(); !isChange {
+		t.Fatalf("%s is no change", single)
+	}
+	c.drain(t)
+	c.cut(t, 1<<30)
+	if len(c.got) != 4 || c.got[2].ID != "2-0" || c.got[2].Data != single {
+		t.Errorf("got %q, want the change between the news as it is: %s", c.got, single)
+	}
+}
+
 func TestTooMuchToMergeIsAReset(t *testing.T) {
 	l := &list{}
 	h := testHandler(t, l, Config{MergeOver: 5})

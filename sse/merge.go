@@ -35,7 +35,8 @@ func (f *frame) change() (c event.Change, ok bool) {
 	return f.dec.change, f.dec.ok
 }
 
-// appendMerged appends frames to dst, each run of changes as one change. Of
+// appendMerged appends frames to dst, each run of changes as one change; a run
+// of one as it is, with its fields. Of
 // the channels it names only those that the subscriber listens to. ok is false
 // when the result would be too large.
 func appendMerged(dst []byte, frames []*frame, s *subscriber) (out []byte, ok bool) {
@@ -59,6 +60,7 @@ func appendMerged(dst []byte, frames []*frame, s *subscriber) (out []byte, ok bo
 // merger gathers a run of changes.
 type merger struct {
 	n        int
+	first    *frame
 	at       event.Position
 	sum      event.Change
 	tags     set
@@ -73,7 +75,7 @@ func (m *merger) add(f *frame, c event.Change, s *subscriber) {
 		ids = []string{c.ID}
 	}
 	if m.n++; m.n == 1 {
-		m.sum = c
+		m.first, m.sum = f, c
 		m.sum.IDs = nil
 	}
 	m.at = f.pos
@@ -98,7 +100,7 @@ func (m *merger) add(f *frame, c event.Change, s *subscriber) {
 			m.channels.add([]string{ch})
 		}
 	}
-	m.tooMany = m.tooMany || len(m.tags.list) > maxMergedNames || len(m.paths.list) > maxMergedNames
+	m.tooMany = m.tooMany || m.n > 1 && (len(m.tags.list) > maxMergedNames || len(m.paths.list) > maxMergedNames)
 }
 
 func agreed[T comparable](a, b, mixed T) T {
@@ -110,14 +112,18 @@ func agreed[T comparable](a, b, mixed T) T {
 
 // flush appends the run as one event and begins another.
 func (m *merger) flush(dst []byte) []byte {
-	if m.n == 0 {
+	switch m.n {
+	case 0:
 		return dst
+	case 1: // nothing to merge
+		dst = append(dst, m.first.wire...)
+	default:
+		c := m.sum
+		c.Event = c.Type + "." + string(c.Action)
+		c.Tags, c.Paths, c.Channels = m.tags.list, m.paths.list, m.channels.list
+		data, _ := json.Marshal(c) // without Fields it is texts and numbers
+		dst, _ = appendEvent(dst, m.at.String(), "", data)
 	}
-	c := m.sum
-	c.Event = c.Type + "." + string(c.Action)
-	c.Tags, c.Paths, c.Channels = m.tags.list, m.paths.list, m.channels.list
-	data, _ := json.Marshal(c) // without Fields it is texts and numbers
-	dst, _ = appendEvent(dst, m.at.String(), "", data)
 	*m = merger{tooMany: m.tooMany}
 	return dst
 }
