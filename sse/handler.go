@@ -37,6 +37,7 @@ type Handler struct {
 const (
 	maxChannels       = 64
 	maxChannelName    = 256
+	maxChannelBytes   = 4 << 10 // of the names of a request, repeated ones too
 	maxHistoryReaders = 2
 	startTimeout      = 5 * time.Second // for the hub to get its first position
 )
@@ -123,8 +124,12 @@ func (h *Handler) channels(names []string) (channels []string, all bool, complai
 	if len(names) > maxChannels {
 		return nil, false, "at most 64 channels a stream"
 	}
+	size := 0
 	for _, name := range names {
+		size += len(name)
 		switch {
+		case size > maxChannelBytes:
+			return nil, false, "the channels are too long: at most 4096 bytes together"
 		case name == "*" && h.cfg.AllowAll != nil:
 			all = true
 		case !validChannel(name):
