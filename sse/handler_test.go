@@ -376,6 +376,80 @@ func TestQuietStreamIsPingedAndBusyOneIsNot(t *testing.T) {
 	})
 }
 
+func TestSecondOfTwoLargeChangesFollowsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := testHandler(t, nil, Config{})
+		conn := &memory{header: http.Header{}}
+		_, done, cancel := run(t, h, conn)
+		synctest.Wait() // the stream is at rest; from here on no time passes
+		large := `{"x":"` + strings.Repeat("x", maxBatch*2/3) + `"}`
+		h.hub.Broadcast([]event.Record{record(1, large, "a"), record(2, large, "a")})
+		synctest.Wait()
+		if got := conn.messages(t); len(got) != 3 || got[1].ID != "1-0" || got[2].ID != "2-0" {
+			t.Errorf("%d messages without a heartbeat, want ready and both changes", len(got))
+		}
+		h.hub.Broadcast([]event.Record{change(3, "a")})
+		synctest.Wait()
+		if got := conn.messages(t); len(got) != 4 || got[len(got)-1].ID != "3-0" {
+			t.Errorf("%d messages without a heartbeat, want the next change too", len(got))
+		}
+		cancel()
+		<-done
+	})
+}
+
+// rounds is a context that counts how often a stream waits, and ends after limit.
+type rounds struct {
+	context.Context
+	n, limit int
+	end      context.CancelFunc
+}
+
+func (r *rounds) Done() <-chan struct{} {
+	if r.n++; r.n > r.limit {
+		r.end()
+	}
+	return r.Context.Done()
+}
+
+func TestStreamSleepsUntilItsResetIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := testHandler(t, nil, Config{ResetSpread: 10 * time.Second})
+		h.hub.Reset("history_lost", at(100))
+		let := make(chan struct{})
+		h.history = func(context.Context, event.Position, int) ([]event.Record, bool, error) {
+			<-let
+			return nil, false, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		counted := &rounds{Context: ctx, limit: 100, end: cancel}
+		conn := &memory{header: http.Header{}}
+		pos := at(5)
+		st := &stream{h: h, w: conn, rc: http.NewResponseController(conn), sub: h.hub.join([]string{"a"}, false, "", &pos)}
+		if err := st.write(appendRetry(nil, time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			st.run(counted)
+		}()
+		time.Sleep(h.cfg.Heartbeat + time.Second) // a storm: the slots of history readers are taken
+		h.hub.Reset("store_changed", at(200))
+		close(let)
+		time.Sleep(h.cfg.ResetSpread)
+		synctest.Wait()
+		if got := conn.messages(t); len(got) != 2 || got[0].Name != "reset" || got[0].ID != "200-0" || got[1].Name != "ready" {
+			t.Errorf("got %q, want reset and ready", got)
+		}
+		cancel()
+		<-done
+		if counted.n > 10 { // the page, its reset, the reset's moment, the rest
+			t.Errorf("the stream looked %d times before its reset was due", counted.n)
+		}
+	})
+}
+
 func TestOldStreamIsAskedToReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := testHandler(t, nil, Config{})

@@ -273,6 +273,7 @@ type batch struct {
 	behind bool          // ask the log for what follows at
 	frames []*frame      // write these; merged when merge is set
 	merge  bool
+	more   bool // cut at maxBatch: what follows frames waits already, and nobody will wake for it
 
 	at   event.Position // where the cursor stands, or stood before frames
 	head event.Position // newest position of the hub
@@ -325,7 +326,7 @@ func (h *Hub) take(s *subscriber, buf []*frame) batch {
 		if size += len(f.wire); size > maxBatch && i > 0 {
 			h.advance(s, b.frames[i-1].pos) // back to where this batch ends
 			clear(b.frames[i:])
-			b.frames = b.frames[:i]
+			b.frames, b.more = b.frames[:i], true
 			break
 		}
 	}

@@ -131,7 +131,10 @@ func (st *stream) run(ctx context.Context) {
 				return
 			}
 		}
-		wait := min(cfg.Heartbeat-time.Since(st.written), end.Sub(now))
+		wait := end.Sub(now)
+		if st.opened { // before, there is no ping to wait for
+			wait = min(wait, cfg.Heartbeat-time.Since(st.written))
+		}
 		if hold > 0 {
 			wait = min(wait, hold)
 		}
@@ -188,7 +191,7 @@ func (st *stream) step(ctx context.Context) (hold time.Duration, more bool, err 
 			return 0, false, err
 		}
 		st.delivered(b.frames)
-		return 0, false, nil
+		return 0, b.more, nil
 
 	case b.merge:
 		opened, ok := st.opened, false
