@@ -108,9 +108,9 @@ func (s *Store) askBarrier(ctx context.Context, mark Mark) (waiting, nodes int, 
 
 // sync asks the ledger once. It reports whether there was news.
 func (s *Store) sync(ctx context.Context) (news bool, err error) {
-	at, newest := s.mirror.known()
-	args := append(s.clockArgs(), s.node, s.lease.Microseconds(), newest, at.epoch)
-	args[0] = at.token
+	q := s.mirror.question()
+	args := append(s.clockArgs(), s.node, s.lease.Microseconds(), q.epoch, q.newest, q.wrote)
+	args[0] = q.token
 	t0 := s.now() // before the call: the client may send it more than once
 	v, err := s.scripts.sync.Run(ctx, s.rdb, s.ledgerKeys(), args...).Slice()
 	t1 := s.now()
@@ -122,9 +122,12 @@ func (s *Store) sync(ctx context.Context) (news bool, err error) {
 		return false, fmt.Errorf("syncing with the ledger: %w", err)
 	}
 	s.pace.note(t0.mono, t1.mono, a.now, s.lease)
-	news = s.mirror.merge(a, t0, t1)
-	if !a.whole {
-		return true, s.giveBack(ctx, a)
+	news, taken := s.mirror.merge(q, a, t0, t1)
+	switch {
+	case !taken:
+		return s.sync(ctx)
+	case !a.whole:
+		return true, s.giveBack(ctx, q, a)
 	}
 	return news, nil
 }
@@ -134,7 +137,7 @@ const giveBackSpan = 10 * time.Minute
 
 // giveBack invalidates again what this node knows of the last minutes and the
 // ledger does not. Until it succeeded, each sync finds the ledger lacking.
-func (s *Store) giveBack(ctx context.Context, a answer) error {
+func (s *Store) giveBack(ctx context.Context, q question, a answer) error {
 	recent := s.mirror.recent(a.now - min(a.now, uint64(giveBackSpan.Microseconds())))
 	newest := a.newest
 	for batch := range slicesOf(recent, maxScopes) {
@@ -157,7 +160,7 @@ func (s *Store) giveBack(ctx context.Context, a answer) error {
 			s.log.WarnContext(ctx, "gave lost invalidations back", "scopes", lost, "node", s.node)
 		}
 	}
-	s.mirror.gaveBack(a.epoch, newest)
+	s.mirror.gaveBack(q, a.epoch, newest)
 	return nil
 }
 

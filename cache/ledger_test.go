@@ -403,7 +403,7 @@ func TestLedgerIsNeverReadFromAReplica(t *testing.T) {
 	s.rdb.ZRem(t.Context(), "unrelated", "x")
 	p := tag("posts")
 	barrier(t, s, p, invalidate(t, s, p))
-	if err := s.giveBack(t.Context(), answer{epoch: s.mirror.position().epoch, now: 1}); err != nil {
+	if err := s.giveBack(t.Context(), s.mirror.question(), answer{epoch: s.mirror.position().epoch, now: 1}); err != nil {
 		t.Fatal(err)
 	}
 	for name := range used {
@@ -450,6 +450,95 @@ func TestEntriesOfALostLedgerAreVoid(t *testing.T) {
 		}
 		if got, want := saw(fetch(t, other, Request{Key: "post:1"}, answers("new"))), "new miss"; got != want {
 			t.Errorf("read = %q, want %q", got, want)
+		}
+	})
+}
+
+// A node invalidates; the answer is on its way while the ledger is lost, and
+// comes while the node asks the new one.
+func TestLateAnswerOfALostLedgerTakesNothingFromTheMirror(t *testing.T) {
+	t.Parallel()
+	server := testkit.StartServer(t)
+	plain, slow := server.Client(t), server.Client(t)
+	long := func(o *options) { o.lease = time.Minute }
+	reader, worker := node(t, slow, long), node(t, plain, long)
+	syncNow(t, reader, worker)
+
+	type held struct{ sent, release chan struct{} }
+	holds := map[string]held{
+		"t:unrelated": {make(chan struct{}), make(chan struct{})},
+		"sync":        {make(chan struct{}), make(chan struct{})},
+	}
+	var mu sync.Mutex
+	armed := map[string]bool{"t:unrelated": true}
+	slow.AddHook(hook{func(_ context.Context, cmd redis.Cmder, send func() error) error {
+		err := send()
+		mu.Lock()
+		word := ""
+		switch {
+		case err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT"):
+		case armed["t:unrelated"] && sends(cmd, "t:unrelated"):
+			word = "t:unrelated"
+		case armed["sync"] && sends(cmd, reader.node):
+			word = "sync"
+		}
+		delete(armed, word)
+		mu.Unlock()
+		if h, ok := holds[word]; ok {
+			close(h.sent)
+			<-h.release
+		}
+		return err
+	}})
+	late := make(chan error, 1)
+	go func() {
+		_, err := reader.Invalidate(context.Background(), tag("unrelated"), Mark{})
+		late <- err
+	}()
+	testkit.Wait(t, holds["t:unrelated"].sent, "the answer of the old ledger")
+	plain.FlushAll(t.Context())
+	syncNow(t, reader, worker)
+	was := fetch(t, worker, Request{Key: "post:1", Tags: []string{"posts"}}, answers("old")).Entry
+	invalidate(t, worker, tag("posts"))
+	syncNow(t, reader)
+	if reader.state("post:1", was, nil) != voided {
+		t.Fatal("the node does not know the event")
+	}
+
+	mu.Lock()
+	armed["sync"] = true
+	mu.Unlock()
+	turn := reader.turnAfter()
+	testkit.Wait(t, holds["sync"].sent, "the answer of the new ledger")
+	close(holds["t:unrelated"].release)
+	if err := testkit.Wait(t, late, "Invalidate"); err != nil {
+		t.Fatal(err)
+	}
+	close(holds["sync"].release)
+	if err := turn.wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	syncNow(t, reader)
+	if st := reader.state("post:1", was, nil); st != voided {
+		t.Errorf("state = %v, want void: the node has acknowledged the event", st)
+	}
+}
+
+// A node writes an event to a server that has already lost the one before.
+func TestOwnNewEventDoesNotHideALostOne(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		worker, reader := node(t, rdb), node(t, rdb)
+		settled(t, worker)
+		syncNow(t, reader)
+		held := hold(t, reader, "post:1", "posts")
+		before := copyLedger(t, rdb)
+		invalidate(t, worker, tag("posts"))
+		syncNow(t, worker)
+		before.restore(t, rdb)
+		invalidate(t, worker, tag("others"))
+		syncNow(t, worker, reader)
+		if reader.state("post:1", held, nil).servable() {
+			t.Error("the lost event was not given back")
 		}
 	})
 }
@@ -516,7 +605,7 @@ func TestNothingLostIsNoEvent(t *testing.T) {
 			t.Errorf("%d events after ten idle syncs, want %d", got, n)
 		}
 		// The event's proof is gone, its scopes are not.
-		_, newest := worker.mirror.known()
+		newest := worker.mirror.question().newest
 		rdb.ZRem(t.Context(), worker.names.seqs(), newest)
 		for range 5 {
 			syncNow(t, worker)

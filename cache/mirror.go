@@ -33,7 +33,8 @@ type mirror struct {
 	mu      sync.RWMutex
 	epoch   string // of the ledger; empty before the first sync
 	token   uint64 // every event up to it is in here
-	newest  string // member of the newest event known; the ledger must know it too
+	newest  string // member of the newest event that a sync told; the ledger must know it too
+	wrote   string // member of the newest event of this process that no sync told yet; likewise
 	floor   uint64 // everything older is void
 	scopes  map[string]uint64
 	globs   []glob // newest first, at most maxGlobs
@@ -41,7 +42,7 @@ type mirror struct {
 
 	left   bool          // no lease any more
 	synced bool          // a lease was granted in this epoch
-	since  instant       // when the sync that granted it began
+	since  instant       // when the sync that granted it began; no earlier one may grant another
 	cold   time.Duration // monotonic; not usable before, see merge
 }
 
@@ -70,11 +71,17 @@ func (m *mirror) position() position {
 	return position{m.epoch, m.token}
 }
 
-// known returns what a sync sends along.
-func (m *mirror) known() (at position, newest string) {
+// question is what a sync asks with. The answer speaks only of what lies
+// above the position, so it is taken in together with the question.
+type question struct {
+	position
+	newest, wrote string // members of events, "" none
+}
+
+func (m *mirror) question() question {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return position{m.epoch, m.token}, m.newest
+	return question{position{m.epoch, m.token}, m.newest, m.wrote}
 }
 
 // usable reports whether the lease runs: no barrier of an event that is not in
@@ -158,12 +165,21 @@ type stamp struct {
 
 // merge takes in an answer to a question that was sent at t0 and came at t1.
 // It reports whether there was news, which is to be acknowledged at once: also
-// what this process wrote itself and knows already.
-func (m *mirror) merge(a answer, t0, t1 instant) (news bool) {
+// what this process wrote itself and knows already. Without a lease there is
+// always something to ask.
+//
+// An answer is taken only by the mirror that asked. One that began another
+// epoch meanwhile lacks what lies below the question; with the token of the
+// answer it would seem to know that. Then nothing is taken, and no lease: ask
+// again.
+func (m *mirror) merge(q question, a answer, t0, t1 instant) (news, taken bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if q.epoch != m.epoch || q.token > m.token {
+		return true, false
+	}
 	if a.epoch != m.epoch {
-		m.begin(a.epoch)
+		m.begin(a.epoch) // the answer is of everything
 	}
 	// A node that had no lease when the ledger moved to another server may meet
 	// entries whose event is still to be given back by one that had.
@@ -177,37 +193,51 @@ func (m *mirror) merge(a answer, t0, t1 instant) (news bool) {
 	m.floor = max(m.floor, a.floor)
 	m.token = max(m.token, a.token)
 	if a.whole {
-		m.newest = a.newest
+		m.proved(q, a.newest)
 	}
-	if !m.synced || t0.mono > m.since.mono {
+	if t0.mono >= m.since.mono {
 		m.synced, m.since = true, t0
 	}
 	m.prune()
-	return news
+	return news || !m.synced, true
+}
+
+// proved notes that the ledger knows what q named, up to its newest event.
+// What this process wrote since is still to be proved.
+func (m *mirror) proved(q question, newest string) {
+	m.newest = newest
+	if m.wrote == q.wrote {
+		m.wrote = ""
+	}
 }
 
 // learn takes in an event that this process itself wrote, so that it can give
 // it back should the ledger lose it before any node read it.
+//
+// It begins no epoch: one event does not tell what else a ledger holds, and
+// the answer may be late, of a ledger that is gone. But one of the two is, so
+// the lease ends until a sync that begins from now on tells which.
 func (m *mirror) learn(mark Mark, scopes []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if mark.Epoch != m.epoch {
-		m.begin(mark.Epoch)
+		m.synced, m.since = false, m.now()
+		return
 	}
 	stamps := make([]stamp, len(scopes))
 	for i, s := range scopes {
 		stamps[i] = stamp{s, mark.Seq}
 	}
 	m.add(stamps)
-	if mark.Seq > memberSeq(m.newest) {
-		m.newest = mark.Member
+	if mark.Seq > max(memberSeq(m.newest), memberSeq(m.wrote)) {
+		m.wrote = mark.Member
 	}
 }
 
 // begin forgets everything: what another ledger said is void, and so is what
 // was filled under it.
 func (m *mirror) begin(epoch string) {
-	m.epoch, m.token, m.newest, m.floor = epoch, 0, "", 0
+	m.epoch, m.token, m.newest, m.wrote, m.floor = epoch, 0, "", "", 0
 	m.scopes, m.globs, m.pruneAt = make(map[string]uint64), nil, pruneMin
 	m.synced = false
 }
@@ -275,11 +305,11 @@ func (m *mirror) recent(from uint64) []stamp {
 }
 
 // gaveBack notes that the ledger knows again what this node knows.
-func (m *mirror) gaveBack(epoch, newest string) {
+func (m *mirror) gaveBack(q question, epoch, newest string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.epoch == epoch {
-		m.newest = newest
+		m.proved(q, newest)
 	}
 }
 

@@ -14,7 +14,7 @@ func TestMirrorJudgesAsTheEventsSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newClocks()
 		m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}, pruneAt: 2}
-		m.merge(answer{epoch: "e", whole: true, token: 1}, c.now(), c.now())
+		m.merge(m.question(), answer{epoch: "e", whole: true, token: 1}, c.now(), c.now())
 		var events []stamp
 		seq := uint64(1)
 		for range rapid.IntRange(1, 30).Draw(t, "events") {
@@ -28,9 +28,9 @@ func TestMirrorJudgesAsTheEventsSay(t *testing.T) {
 		// Answers may overlap, and come again.
 		for range rapid.IntRange(0, 3).Draw(t, "again") {
 			n := rapid.IntRange(0, len(events)).Draw(t, "upto")
-			m.merge(answer{epoch: "e", whole: true, token: 1, scopes: events[:n]}, c.now(), c.now())
+			m.merge(m.question(), answer{epoch: "e", whole: true, token: 1, scopes: events[:n]}, c.now(), c.now())
 		}
-		m.merge(answer{epoch: "e", whole: true, token: seq + 1, scopes: events}, c.now(), c.now())
+		m.merge(m.question(), answer{epoch: "e", whole: true, token: seq + 1, scopes: events}, c.now(), c.now())
 
 		token := uint64(rapid.IntRange(1, int(seq)+1).Draw(t, "token"))
 		void := false
@@ -51,7 +51,7 @@ func TestMirrorForgetsOnlyWhatItsFloorSays(t *testing.T) {
 	c := newClocks()
 	m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}}
 	for i := range uint64(5 * pruneMin) {
-		m.merge(answer{epoch: "e", whole: true, token: i + 1, floor: i / 2, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, c.now(), c.now())
+		m.merge(m.question(), answer{epoch: "e", whole: true, token: i + 1, floor: i / 2, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, c.now(), c.now())
 	}
 	if n := m.size(); n > 5*pruneMin*3/4 {
 		t.Errorf("%d scopes kept, half of %d are below the floor", n, 5*pruneMin)
@@ -60,6 +60,66 @@ func TestMirrorForgetsOnlyWhatItsFloorSays(t *testing.T) {
 		if kind, _ := m.judge("k", position{"e", i - 1}, []string{fmt.Sprint("t:", i)}); kind == "" {
 			t.Errorf("scope of seq %d no longer voids what is older", i)
 		}
+	}
+}
+
+// An answer tells only what lies above the question. What came in between may
+// not make the mirror seem to know the rest.
+func TestMirrorNeverKnowsLessThanItsTokenSays(t *testing.T) {
+	void := func(m *mirror) bool {
+		kind, usable := m.judge("k", position{m.position().epoch, 120}, []string{"t:x"})
+		return !usable || kind == "tag"
+	}
+	tests := []struct {
+		name    string
+		between func(m *mirror, t instant)
+		answer  answer
+	}{
+		{"late mark of a ledger that is gone", func(m *mirror, _ instant) {
+			m.learn(Mark{Seq: 90, Member: "90:z", Epoch: "gone"}, []string{"t:q"})
+		}, answer{token: 300, whole: true, epoch: "e"}},
+		{"mark of a new ledger, answer of the old one", func(m *mirror, _ instant) {
+			m.learn(Mark{Seq: 1000, Member: "1000:z", Epoch: "new"}, []string{"t:q"})
+		}, answer{token: 300, whole: true, epoch: "e"}},
+		{"another epoch began, answer of the old one", func(m *mirror, t instant) {
+			m.merge(m.question(), answer{token: 1000, whole: true, epoch: "new"}, t, t)
+		}, answer{token: 300, whole: true, epoch: "e"}},
+		{"another epoch began and ended", func(m *mirror, t instant) {
+			m.merge(m.question(), answer{token: 1000, whole: true, epoch: "new"}, t, t)
+			m.merge(m.question(), answer{token: 50, whole: true, epoch: "e"}, t, t)
+		}, answer{token: 300, whole: true, epoch: "e"}},
+	}
+	for _, tt := range tests {
+		c := newClocks()
+		m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}}
+		m.merge(m.question(), answer{token: 200, floor: 100, whole: true, epoch: "e", newest: "150:n", scopes: []stamp{{"*", 100}, {"t:x", 150}}}, c.now(), c.now())
+		q, t0 := m.question(), c.now()
+		c.move(time.Millisecond, time.Millisecond)
+		tt.between(m, c.now())
+		c.move(time.Millisecond, time.Millisecond)
+		m.merge(q, tt.answer, t0, c.now())
+		if at := m.position(); at.epoch == "e" && at.token >= 150 && !void(m) {
+			t.Errorf("%s: what is void is served, at %+v", tt.name, m.position())
+		}
+		if q = m.question(); q.epoch == "e" && q.token == 300 && m.scopes["t:x"] != 150 {
+			t.Errorf("%s: the mirror says that it knows all up to %d, and lacks a scope of 150", tt.name, q.token)
+		}
+	}
+}
+
+func TestMarkOfAnotherLedgerEndsTheLeaseUntilASyncAfterIt(t *testing.T) {
+	c := newClocks()
+	m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}}
+	m.merge(m.question(), answer{token: 200, whole: true, epoch: "e"}, c.now(), c.now())
+	q, t0 := m.question(), c.now()
+	c.move(time.Second, time.Second)
+	m.learn(Mark{Seq: 1000, Member: "1000:z", Epoch: "new"}, []string{"t:q"})
+	if news, _ := m.merge(q, answer{token: 300, whole: true, epoch: "e"}, t0, c.now()); m.usable() || !news {
+		t.Errorf("after the answer to a question from before: usable = %v, asks again = %v; want false, true", m.usable(), news)
+	}
+	c.move(time.Second, time.Second)
+	if m.merge(m.question(), answer{token: 2000, whole: true, epoch: "new"}, c.now(), c.now()); !m.usable() {
+		t.Error("no lease after a sync that began later")
 	}
 }
 
@@ -106,7 +166,7 @@ func BenchmarkJudge(b *testing.B) {
 	c := newClocks()
 	m := &mirror{lease: time.Hour, now: now, scopes: map[string]uint64{}}
 	for i := range uint64(10_000) {
-		m.merge(answer{epoch: "e", whole: true, token: i, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, now(), c.now())
+		m.merge(m.question(), answer{epoch: "e", whole: true, token: i, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, now(), c.now())
 	}
 	for _, tags := range []int{1, 12} {
 		b.Run(fmt.Sprintf("tags=%d/scopes=10000", tags), func(b *testing.B) {

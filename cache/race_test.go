@@ -69,7 +69,8 @@ func TestReaderNeverSeesOlderThanNotice(t *testing.T) {
 			}
 		})
 	}
-	for name, r := range map[string]*race{"node cut off": {cut: true}, "few keys and a slow origin": {slow: true}} {
+	for name, r := range map[string]*race{"node cut off": {cut: true}, "few keys and a slow origin": {slow: true},
+		"ledger lost now and then": {lose: true}} {
 		t.Run("as built/"+name, func(t *testing.T) {
 			r.client, r.length, r.lease = standalone(t), length, 200*time.Millisecond
 			r.run(t)
@@ -120,6 +121,7 @@ type race struct {
 	noBarrier   bool
 	cut         bool // node 0 cannot reach the ledger half of the time
 	slow        bool // few keys, an origin of up to 50 ms
+	lose        bool // about twice a second Redis forgets one of the ledger's keys, mostly the ledger; every node writes
 	embedded    bool
 	stopAtStale bool
 	round       int
@@ -167,6 +169,15 @@ func (r *race) run(t *testing.T) {
 			part.cut.Store(false)
 		})
 	}
+	if r.lose {
+		n, rdb, rng := nodes[0].names, r.client(), rand.New(rand.NewPCG(seed, 2000))
+		keys := []string{n.ledger(), n.ledger(), n.ledger(), n.meta(), n.seqs(), n.ack(), n.live()}
+		wg.Go(func() {
+			for idle(ctx, 300*time.Millisecond); ctx.Err() == nil; idle(ctx, time.Duration(400+rng.IntN(300))*time.Millisecond) {
+				rdb.Del(ctx, keys[rng.IntN(len(keys))])
+			}
+		})
+	}
 	for i := range raceEditors {
 		wg.Go(func() { r.edit(ctx, cancel, t, nodes, rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
@@ -179,8 +190,11 @@ func (r *race) run(t *testing.T) {
 }
 
 func (r *race) edit(ctx context.Context, cancel func(), t *testing.T, nodes []*Store, rng *rand.Rand) {
-	worker := nodes[raceNodes-1]
 	for ctx.Err() == nil {
+		worker := nodes[raceNodes-1]
+		if r.lose {
+			worker = nodes[rng.IntN(len(nodes))]
+		}
 		tag := rng.IntN(raceTags)
 		committed := map[int]int{}
 		r.mu.Lock()

@@ -2,14 +2,17 @@
 -- acknowledgement of everything up to it.
 -- KEYS and ARGV[1..3] as clock.lua   ARGV[4] node, [5] lease in µs, [6] newest event member and [7] epoch that the node knows
 -- Returns {token, floor, whole, epoch, newest member, now, cold, {scope, seq, ...}}. whole is '0' where the ledger
--- lacks the node's newest event: a failover lost a suffix, and the node must give it back. A node without a
+-- lacks one of these events: a failover lost a suffix, and the node must give it back. A node without a
 -- running lease may not trust its mirror before cold (µs, '0' none).
 local whole = '1'
-if ARGV[6] ~= '' and ARGV[7] == epoch and not redis.call('ZSCORE', KEYS[2], ARGV[6]) then
-  local low = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
-  if not low or tonumber(string.match(ARGV[6], '^%d+')) > tonumber(low) then whole = '0' end
+local low = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+for i = 7, #ARGV do
+  local seq = tonumber(string.match(ARGV[i], '^%d+') or '')
+  if seq and ARGV[6] == epoch and not redis.call('ZSCORE', KEYS[2], ARGV[i]) and (not low or seq > tonumber(low)) then
+    whole = '0'
+  end
 end
-local from = ARGV[7] == epoch and ARGV[1] or '0'
+local from = ARGV[6] == epoch and ARGV[1] or '0'
 redis.call('ZADD', KEYS[3], from, ARGV[4])
 redis.call('ZADD', KEYS[4], string.format('%.0f', now + tonumber(ARGV[5])), ARGV[4])
 -- No LIMIT: the scopes of one event share a seq, and a page could cut between them.
