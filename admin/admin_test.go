@@ -94,6 +94,7 @@ func TestPurgeRefusesWhatItCannotRead(t *testing.T) {
 		{`{}`, 400},
 		{``, 400},
 		{`{"tags":[""]}`, 400},
+		{`{"paths":["blog"]}`, 400},
 		{`{"tags":"a"}`, 400},
 		{`{"tag":["a"]}`, 400},
 		{`{"tags":["a"],"soft":true}`, 400},

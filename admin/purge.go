@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/freshwire/freshwire/event"
@@ -50,7 +51,7 @@ func NewPurgeHandler(purge Purger, log *slog.Logger) http.Handler {
 		receipt, err := purge(r.Context(), p)
 		switch {
 		case errors.Is(err, ErrPurge):
-			Problem(w, http.StatusBadRequest, err.Error())
+			Problem(w, http.StatusBadRequest, strings.TrimPrefix(err.Error(), ErrPurge.Error()+": "))
 		case err != nil:
 			unavailable(w, r, log, "purging", err)
 		default:
@@ -85,6 +86,11 @@ func decodePurge(body io.Reader) (p event.Purge, complaint string) {
 			if item == "" || len(item) > maxPurgeItem {
 				return p, fmt.Sprintf("%s holds an item that is empty or longer than %d bytes.", name, maxPurgeItem)
 			}
+		}
+	}
+	for _, path := range in.Paths {
+		if path[0] != '/' {
+			return p, "A path begins with a slash."
 		}
 	}
 	if in.Purge.Empty() {

@@ -492,6 +492,9 @@ func TestCommandsSpeakToARunningFreshwire(t *testing.T) {
 		{[]string{"tail", "--since", "$"}, 2, "is no position"},
 		{[]string{"version"}, 0, "freshwire"},
 		{[]string{"completion", "bash"}, 0, "bash completion"},
+		{[]string{"completion"}, 2, "needs a shell"},
+		{[]string{"completion", "tcsh"}, 2, "needs a shell"},
+		{[]string{"--version"}, 0, "freshwire"},
 		{[]string{"schema"}, 0, "draft-07"},
 		{[]string{"check"}, 0, "2 sources"},
 	} {
@@ -528,6 +531,15 @@ channels: [{ match: "user:{user}", session: true }]
 	_, errs, code = freshwire(t, []string{"FRESHWIRE_CONFIG=" + config}, "all")
 	if code != 1 || !strings.Contains(errs, "gohst") {
 		t.Errorf("starting with it = %d %s", code, errs)
+	}
+	two := configFile(t, "sources:\n  a: { cms: generic, scheme: none, max_body: 64MiB, tolerance: 48h, foo: 1 }\n"+
+		"rules:\n  - { on: [\"post.*\"], source: zz, revalidate: [nope], when: \"1 +\", purge: { tags: [\"x{\"], pats: [] } }\n"+
+		"routes:\n  - { path: \"/b/{id}\", origin: \"http://127.0.0.1/{id}\" }\n  - { path: \"/b/{x}\", origin: \"http://127.0.0.1/{x}\" }\n")
+	_, errs, _ = freshwire(t, []string{"FRESHWIRE_CONFIG=" + two}, "check")
+	for _, say := range []string{`"foo"`, "67108864", "48h0m0s", "pats", `"zz"`, `"nope"`, "rules[0].when", "rules[0].purge.tags[0]", "answers /b/{x} already"} {
+		if strings.Count(errs, say) != 1 {
+			t.Errorf("%q is not said once in:\n%s", say, errs)
+		}
 	}
 	bad := configFile(t, "sources:\n  open: { cms: generic }\nrules:\n  - { when: '1 +', revalidate: [nowhere] }\nroutes:\n  - { path: /a, origin: 'http://127.0.0.1/{id}' }\n  - { path: /webhooks/x, origin: 'http://127.0.0.1/x' }\n")
 	_, errs, code = freshwire(t, []string{"FRESHWIRE_CONFIG=" + bad}, "check")
@@ -576,5 +588,77 @@ func TestNothingListensOutsideInDev(t *testing.T) {
 	}
 	if !strings.Contains(p.out.String(), `"addr":"127.0.0.1:`+port+`"`) {
 		t.Errorf("dev does not log where it listens:\n%s", p.out.tail(5))
+	}
+}
+
+func TestWebhookIsNeverRedirected(t *testing.T) {
+	p, _, _ := oneNode(t)
+	for i, path := range []string{"//webhooks/cms", "/webhooks//cms", "/./webhooks/cms", "/x/../webhooks/cms", "//api/webhooks/cms"} {
+		body := fmt.Sprintf(`{"type":"post.updated","data":{"id":"%d"}}`, i)
+		req, err := http.NewRequest("POST", p.URL, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URL.Opaque = strings.TrimPrefix(p.URL, "http:") + path
+		req.Header.Set("X-Webhook-Signature", sign(body))
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("POST %s = %d, want 200", path, resp.StatusCode)
+		}
+	}
+	if status, _, _ := call(t, "POST", p.URL+"/webhooks/..%2f", "{}"); status/100 == 3 {
+		t.Errorf("POST /webhooks/..%%2f = %d, a redirect", status)
+	}
+}
+
+func TestDrainingNodeStillAnswers(t *testing.T) {
+	p, _, _ := oneNode(t)
+	code := make(chan int, 1)
+	go func() { code <- p.terminate(t) }()
+	testkit.Until(t, "readyz says so", func() bool {
+		resp, err := http.Get(p.URL + "/readyz")
+		if err != nil {
+			t.Fatalf("readyz while draining: %v", err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode == 503
+	})
+	frames := make(chan frame, 1)
+	if err := stream(t.Context(), p.URL+"/api/events?channel=post", "", frames); err != nil {
+		t.Errorf("a stream while draining: %v, want 200 and goaway", err)
+	}
+	if f := testkit.Wait(t, frames, "goaway"); f.event != "goaway" {
+		t.Errorf("a stream while draining begins with %+v, want goaway", f)
+	}
+	body := `{"type":"post.updated","data":{"id":"1"}}`
+	if status, _, _ := call(t, "POST", p.URL+"/webhooks/cms", body, "X-Webhook-Signature", sign(body)); status != 200 {
+		t.Errorf("a webhook while draining = %d, want 200", status)
+	}
+	if c := testkit.Wait(t, code, "the end"); c != 0 {
+		t.Errorf("exit code %d, want 0", c)
+	}
+}
+
+func TestPurgeTakesPathsAsTheAddressBarShowsThem(t *testing.T) {
+	p, _, _ := oneNode(t)
+	get := func() string {
+		_, h, _ := call(t, "GET", p.URL+"/api/posts/%C3%BCber%20uns", "")
+		return h.Get("X-Cache")
+	}
+	for _, path := range []string{"/api/posts/%C3%BCber%20uns", "/api/posts/über uns", "/api/posts/%C3%BCber%20uns?page=2", "/api/posts/*"} {
+		get()
+		if got := get(); got != "HIT" {
+			t.Fatalf("X-Cache = %s, want HIT", got)
+		}
+		if status, _, answer := call(t, "POST", p.URL+"/admin/purge", `{"paths":["`+path+`"]}`, "Authorization", "Bearer "+adminToken); status != 200 {
+			t.Fatalf("purge = %d %s", status, answer)
+		}
+		if got := get(); got != "MISS" {
+			t.Errorf("after a purge of %s: X-Cache %s, want MISS", path, got)
+		}
 	}
 }

@@ -223,12 +223,16 @@ func ValidChannel(name string) bool {
 		!strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '*' })
 }
 
-// reachable returns the channels that a subscriber can name, each once.
+// Everybody is the channel of a change that all subscribers hear of, whatever
+// they listen to. Append takes it, nobody can name it.
+const Everybody = "*"
+
+// reachable returns the channels that reach a subscriber, each once.
 func reachable(channels []string) []string {
 	ok := make([]string, 0, len(channels))
 	seen := make(map[string]bool, len(channels))
 	for _, ch := range channels {
-		if ValidChannel(ch) && !seen[ch] {
+		if (ValidChannel(ch) || ch == Everybody) && !seen[ch] {
 			seen[ch] = true
 			ok = append(ok, ch)
 		}

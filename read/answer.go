@@ -137,6 +137,7 @@ func (rt *Route) write(w http.ResponseWriter, r *http.Request, a answer) {
 	}
 }
 
+// A bypass is a miss to those who count hits; Cache-Status says why.
 var xCache = map[string][]string{
-	verdictHit: {"HIT"}, verdictMiss: {"MISS"}, verdictStale: {"STALE"}, verdictBypass: {"BYPASS"},
+	verdictHit: {"HIT"}, verdictMiss: {"MISS"}, verdictStale: {"STALE"}, verdictBypass: {"MISS"},
 }

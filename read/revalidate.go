@@ -61,7 +61,7 @@ func NewRevalidate(secret string, purge Purge, log *slog.Logger, reg prometheus.
 
 // revalidation is the body of a call.
 type revalidation struct {
-	Secret string   `json:"secret"`
+	Secret any      `json:"secret"`
 	Path   string   `json:"path"`
 	Tag    string   `json:"tag"`
 	Paths  []string `json:"paths"`
@@ -94,7 +94,8 @@ func (h *Revalidate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "malformed", "The body is not the JSON of a revalidation.")
 		return
 	}
-	if given := sha256.Sum256([]byte(call.Secret)); subtle.ConstantTimeCompare(given[:], h.secret[:]) != 1 {
+	secret, _ := call.Secret.(string) // anything else is not the secret either
+	if given := sha256.Sum256([]byte(secret)); subtle.ConstantTimeCompare(given[:], h.secret[:]) != 1 {
 		h.calls.WithLabelValues("secret").Inc()
 		writeJSON(w, http.StatusUnauthorized, map[string]any{"error": "Invalid secret"})
 		return

@@ -85,7 +85,7 @@ func TestRevalidateRefuses(t *testing.T) {
 		"no secret":                 {testSecret, call(`{"tag":"a"}`), 401, `{"error":"Invalid secret"}`},
 		"longer secret":             {testSecret, call(`{"secret":"` + testSecret + `x","tag":"a"}`), 401, `{"error":"Invalid secret"}`},
 		"secret in another case":    {testSecret, call(`{"secret":"` + strings.ToUpper(testSecret) + `","tag":"a"}`), 401, `{"error":"Invalid secret"}`},
-		"secret that is a number":   {testSecret, call(`{"secret":1,"tag":"a"}`), 400, ""},
+		"secret that is a number":   {testSecret, call(`{"secret":1,"tag":"a"}`), 401, `{"error":"Invalid secret"}`},
 		"GET":                       {testSecret, httptest.NewRequest("GET", "/api/revalidate", nil), 405, ""},
 		"no JSON":                   {testSecret, call(`tag=a`), 400, ""},
 		"nothing":                   {testSecret, call(``), 400, ""},

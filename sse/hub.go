@@ -113,7 +113,11 @@ func (h *Hub) Broadcast(recs []event.Record) {
 		h.frames = append(h.frames, f)
 		h.bytes += len(f.wire)
 		h.head = f.pos
-		for s := range h.all {
+		listeners := h.all
+		if f.isForAll() {
+			listeners = h.subs
+		}
+		for s := range listeners {
 			if s.notice(f, before) {
 				wake = append(wake, s)
 			}

@@ -385,6 +385,21 @@ func TestSlowSubscriberGetsWhatItMissedAsOneChange(t *testing.T) {
 	}
 }
 
+func TestChangeForEverybodyReachesEverybody(t *testing.T) {
+	hub := NewHub(testkit.Logger(t), Config{})
+	hub.Reset("", at(1))
+	live := hub.join([]string{"posts"}, false, "a", nil)
+	hub.Broadcast([]event.Record{change(2, "pages"), change(3, "*"), change(4, "pages")})
+	old := at(1)
+	late := hub.join([]string{"posts"}, false, "a", &old)
+	for name, sub := range map[string]*subscriber{"live": live, "replay": late} {
+		b := hub.take(sub, nil)
+		if len(b.frames) != 1 || b.frames[0].pos != at(3) {
+			t.Errorf("%s: a subscriber of posts takes %d frames, want the one for everybody alone", name, len(b.frames))
+		}
+	}
+}
+
 func TestMergedChangeOfDifferentTypesSaysSo(t *testing.T) {
 	h := testHandler(t, nil, Config{MergeOver: 1})
 	c := newClient(h, "a")

@@ -2,7 +2,6 @@ package tasks
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -69,13 +68,17 @@ func (q *Queue) Enqueue(ctx context.Context, ev event.Event) (added bool, err er
 			return false, err
 		}
 	}
-	ev.ID = event.NewID(ev.Source, "twin", first, rand.Text())
-	_, err = q.enqueue(ctx, ev)
+	// So many saves are a replay, or a machine's. One run after the end of this
+	// stretch of time stands for all that come within it.
+	ev.ID = event.NewID(ev.Source, "twin", first, strconv.FormatInt(time.Now().UnixNano()/int64(twinPause), 10), "late")
+	_, err = q.enqueue(ctx, ev, asynq.ProcessIn(twinPause))
 	return false, err
 }
 
-// maxTwins bounds how many IDs are tried for one more run of a guess.
-const maxTwins = 16
+const (
+	maxTwins  = 16              // runs of one guess before they are spaced
+	twinPause = 5 * time.Second // between them then
+)
 
 // waits reports whether no worker has ever begun the event, so that it will
 // make the old content void after now. One that waits again after a failure
@@ -91,7 +94,7 @@ func (q *Queue) waits(ctx context.Context, id string) (bool, error) {
 	return state.Val() == "pending" && !begun, nil
 }
 
-func (q *Queue) enqueue(ctx context.Context, ev event.Event) (added bool, err error) {
+func (q *Queue) enqueue(ctx context.Context, ev event.Event, more ...asynq.Option) (added bool, err error) {
 	now := time.Now()
 	payload, err := encodePayload(ev, now)
 	if err != nil {
@@ -104,7 +107,7 @@ func (q *Queue) enqueue(ctx context.Context, ev event.Event) (added bool, err er
 		if err != nil || known {
 			return q.accepted(ctx, ev, now, false, err)
 		}
-		_, err = q.client.EnqueueContext(ctx, asynq.NewTask(taskType, payload), taskOptions(q.cfg.Namespace, ev.ID)...)
+		_, err = q.client.EnqueueContext(ctx, asynq.NewTask(taskType, payload), append(taskOptions(q.cfg.Namespace, ev.ID), more...)...)
 		if err == nil {
 			return q.accepted(ctx, ev, now, true, nil)
 		}

@@ -157,6 +157,27 @@ func TestSecondSaveWithEqualBytesIsNotLost(t *testing.T) {
 	testkit.Until(t, "the third save is published", func() bool { return len(s.log(t)) == 3 })
 }
 
+// Whoever repeats one delivery for ever must not make an event of each.
+func TestReplayedGuessIsSpaced(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	save := news(1)
+	save.Guessed = true
+	q := NewQueue(rdb, testkit.Logger(t), Config{})
+	for range 200 {
+		mustEnqueue(t, q, save)
+		// Each run begins at once.
+		for _, id := range rdb.LRange(t.Context(), q.keys.pending(), 0, -1).Val() {
+			rdb.HSet(t.Context(), q.keys.record(id), "attempts", 1)
+		}
+	}
+	runs := rdb.LLen(t.Context(), q.keys.pending()).Val()
+	late := rdb.ZCard(t.Context(), q.keys.asynq("scheduled")).Val()
+	if runs != maxTwins || late < 1 || late > 3 {
+		t.Errorf("200 repeats made %d runs at once and %d later, want %d and one in %v", runs, late, maxTwins, twinPause)
+	}
+}
+
 func TestFailedEventRunsAgainWhenItsDeliveryIsRepeated(t *testing.T) {
 	t.Parallel()
 	rdb := testkit.Redis(t)

@@ -59,7 +59,7 @@ func configDocs() []byte {
 	}
 	b.WriteString("\n## `freshwire.yaml`\n\n" +
 		"The file is read strictly: an unknown or misspelt key is an error with its line and the nearest known key. `${VAR}` is replaced from the environment inside values, `${VAR:-text}`\n" +
-		"stands for `text` when the variable is not set, `$${VAR}` for itself. `{…}` in rules is an [expression](https://expr-lang.org/docs/language-definition) over the event:\n" +
+		"stands for `text` when the variable is not set, `$${` for `${` itself; any other `${` is an error. `{…}` in rules is an [expression](https://expr-lang.org/docs/language-definition) over the event:\n" +
 		"`id type action event slug previous_slug locale source environment version payload`. In routes it is a name of the path.\n\n" +
 		"Editors complete it with the schema: `freshwire schema > freshwire.schema.json`, and as the first line of the file\n" +
 		"`# yaml-language-server: $schema=freshwire.schema.json`.\n\n")

@@ -87,6 +87,8 @@ func lookupSecret(name string) (value string, ok bool, err error) {
 	return strings.TrimRight(string(b), "\r\n"), true, nil
 }
 
+var rateLimitPattern = regexp.MustCompile(`^(0|[1-9][0-9]{0,6}/[1-9][0-9]{0,4}(s|m|h))$`)
+
 var namespacePattern = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
 
 func (env *environment) validate() error {
@@ -120,6 +122,9 @@ func (env *environment) validate() error {
 		if _, port, err := net.SplitHostPort(env.Addr); err != nil || port == "" {
 			complain("FRESHWIRE_ADDR", "%q is not host:port", env.Addr)
 		}
+	}
+	if env.RateLimit != "" && !rateLimitPattern.MatchString(env.RateLimit) {
+		complain("FRESHWIRE_RATE_LIMIT", "%q is neither 0 nor like 100/1m", env.RateLimit)
 	}
 	if (env.TLSCert == "") != (env.TLSKey == "") {
 		complain("FRESHWIRE_TLS_CERT", "the certificate and FRESHWIRE_TLS_KEY go together; one is missing")
@@ -166,11 +171,14 @@ func (env environment) notes() []string {
 	return notes
 }
 
+func (env environment) level() (level slog.Level) {
+	level.UnmarshalText([]byte(env.LogLevel)) // checked by validate; the zero level is info
+	return level
+}
+
 // newLogger returns the process's logger, on standard error.
 func newLogger(env environment) *slog.Logger {
-	var level slog.Level
-	level.UnmarshalText([]byte(env.LogLevel)) // checked by validate; the zero level is info
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: durationsAsText}
+	options := &slog.HandlerOptions{Level: env.level(), ReplaceAttr: durationsAsText}
 	format := env.LogFormat
 	if format == "" {
 		format = "json"

@@ -9,7 +9,7 @@ import (
 
 func TestEveryMistakeOfTheEnvironmentIsTold(t *testing.T) {
 	for name, value := range map[string]string{"LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "FRESHWIRE_NAMESPACE": "Site 1", "PORT": "http",
-		"FRESHWIRE_ADDR": "8080", "FRESHWIRE_ACK": "replicated", "FRESHWIRE_SSE_MODE": "fast", "FRESHWIRE_TLS_CERT": "cert.pem",
+		"FRESHWIRE_ADDR": "8080", "FRESHWIRE_ACK": "replicated", "FRESHWIRE_SSE_MODE": "fast", "FRESHWIRE_TLS_CERT": "cert.pem", "FRESHWIRE_RATE_LIMIT": "lots",
 		"FRESHWIRE_CORS_ORIGINS": "https://good.example,*", "FRESHWIRE_TRUSTED_PROXIES": "10.0.0.1", "REDIS_URL": "memcached://h"} {
 		t.Setenv(name, value)
 	}
@@ -18,7 +18,7 @@ func TestEveryMistakeOfTheEnvironmentIsTold(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	for _, name := range []string{"LOG_LEVEL", "LOG_FORMAT", "FRESHWIRE_NAMESPACE", "PORT", "FRESHWIRE_ADDR", "FRESHWIRE_ACK",
-		"FRESHWIRE_SSE_MODE", "FRESHWIRE_TLS_CERT", "FRESHWIRE_CORS_ORIGINS", "FRESHWIRE_TRUSTED_PROXIES", "REDIS_URL"} {
+		"FRESHWIRE_SSE_MODE", "FRESHWIRE_TLS_CERT", "FRESHWIRE_RATE_LIMIT", "FRESHWIRE_CORS_ORIGINS", "FRESHWIRE_TRUSTED_PROXIES", "REDIS_URL"} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not told of in:\n%v", name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -83,7 +84,7 @@ func parseSite(name string, text []byte) (*site, error) {
 		secretErrs = append(secretErrs, err)
 		return value, ok
 	})
-	mistakes := doc.Locate(errors.Join(decodeErr, without(brokenParts(decodeErr), s.compile(doc))))
+	mistakes := doc.Locate(errors.Join(decodeErr, without(decodeErr, doc.Locate(s.compile(doc)))))
 	return s, errors.Join(append(secretErrs, mistakes)...)
 }
 
@@ -105,46 +106,43 @@ func (s *site) compile(doc *yamlfile.Doc) error {
 	}
 	s.rules, err = rules.Compile(s.file.Rules, slices.Sorted(maps.Keys(s.file.Targets)))
 	errs = append(errs, err)
+	known := map[string]int{}
 	for i, route := range s.file.Routes {
-		errs = append(errs, within(fmt.Sprintf("routes[%d]", i), checkPath(route.Path)))
+		at := fmt.Sprintf("routes[%d]", i)
+		errs = append(errs, within(at, route.Validate()), within(at, checkPath(route.Path)))
+		shape := pathNames.ReplaceAllString(route.Path, "{}")
+		if first, ok := known[shape]; ok {
+			errs = append(errs, &misplaced{at + ".path", fmt.Errorf("routes[%d] answers %s already", first, route.Path)})
+		} else {
+			known[shape] = i
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// brokenParts returns the parts of the file, such as rules[0] or sources.blog,
-// that could not be read: what else is wrong with them is not known yet.
-func brokenParts(err error) map[string]bool {
-	broken := map[string]bool{}
-	for _, e := range flatten(err) {
+// pathNames finds {name} in a path; with a pattern, {name:pattern} may differ.
+var pathNames = regexp.MustCompile(`\{[^{}:]*\}`)
+
+// without leaves out of more what found says already: mistakes of values that
+// could not be read, and the same mistake found twice.
+func without(found, more error) error {
+	unread, said := map[string]bool{}, map[string]bool{}
+	for _, e := range flatten(found) {
+		said[e.Error()] = true
 		var at *yamlfile.Error
 		if errors.As(e, &at) {
-			broken[part(at.Path)] = true
+			unread[at.Path] = true
 		}
 	}
-	return broken
-}
-
-// without leaves out of err the mistakes in broken parts.
-func without(broken map[string]bool, err error) error {
 	var errs []error
-	for _, e := range flatten(err) {
-		var at yamlfile.Located
-		if !errors.As(e, &at) || !broken[part(at.YAMLPath())] {
-			errs = append(errs, e)
+	for _, e := range flatten(more) {
+		var at *yamlfile.Error
+		if said[e.Error()] || errors.As(e, &at) && unread[at.Path] {
+			continue
 		}
+		errs = append(errs, e)
 	}
 	return errors.Join(errs...)
-}
-
-// part returns the first two steps of a path: rules[0] of rules[0].on[1],
-// sources.blog of sources.blog.secret.
-func part(path string) string {
-	first, rest, ok := strings.Cut(path, ".")
-	if strings.Contains(first, "[") || !ok {
-		return first
-	}
-	second, _, _ := strings.Cut(rest, ".")
-	return first + "." + second
 }
 
 // flatten returns the errors joined in err, one by one.
@@ -183,7 +181,7 @@ func checkSources(f configFile) error {
 // ourPaths are the beginnings of paths that no route may take.
 var ourPaths = []string{"/webhooks/", "/api/webhooks/", "/api/revalidate", "/api/events", "/api/auth/", "/admin/", "/monitoring", "/metrics", "/healthz", "/readyz", "/_freshwire", "/_demo"}
 
-func checkPath(path string) *misplaced {
+func checkPath(path string) error {
 	for _, ours := range ourPaths {
 		if strings.HasPrefix(path, ours) || path+"/" == ours {
 			return &misplaced{"path", fmt.Errorf("%s is freshwire's own", ours)}
@@ -202,10 +200,15 @@ func (m *misplaced) Error() string    { return m.path + ": " + m.err.Error() }
 func (m *misplaced) Unwrap() error    { return m.err }
 func (m *misplaced) YAMLPath() string { return m.path }
 
-// within puts the place of err, if it is not nil, below prefix.
-func within(prefix string, err *misplaced) error {
-	if err == nil {
-		return nil
+// within puts the places of all mistakes joined in err below prefix.
+func within(prefix string, err error) error {
+	var errs []error
+	for _, e := range flatten(err) {
+		var at yamlfile.Located
+		if errors.As(e, &at) {
+			e = &misplaced{prefix + "." + at.YAMLPath(), errors.Unwrap(at)}
+		}
+		errs = append(errs, e)
 	}
-	return &misplaced{prefix + "." + err.path, err.err}
+	return errors.Join(errs...)
 }

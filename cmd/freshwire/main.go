@@ -78,7 +78,17 @@ func newRoot() *cobra.Command {
 		newRoleCommand("worker", "Run the worker role: purge, tell the site, publish", roles{worker: true}),
 		newRoleCommand("sse", "Run the stream role: /api/events alone", roles{sse: true}),
 		newCheckCommand(), newSchemaCommand(), newSendCommand(), newPurgeCommand(), newTailCommand(), newVersionCommand())
+	root.Version = version()
+	root.SetVersionTemplate("freshwire {{.Version}}\n")
+	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args = cobra.ArbitraryArgs
+			c.RunE = func(*cobra.Command, []string) error {
+				return usageError{"completion needs a shell: bash, fish, powershell or zsh"}
+			}
+			continue
+		}
 		if c.Args == nil {
 			c.Args = cobra.NoArgs
 		}

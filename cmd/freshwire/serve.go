@@ -112,8 +112,11 @@ func serve(ctx context.Context, r roles) error {
 	}
 	log := newLogger(env)
 	tasks.LogRedis(log)
-	for _, note := range append(env.notes(), s.notes...) {
+	for _, note := range env.notes() {
 		log.WarnContext(ctx, "note", "text", note)
+	}
+	if env.AdminToken == "" && r.web && !r.dev {
+		log.WarnContext(ctx, "no FRESHWIRE_ADMIN_TOKEN: every caller on this machine is an operator, also a proxy that sends no X-Forwarded-For")
 	}
 	listener, err := listen(env)
 	if err != nil {
@@ -125,11 +128,7 @@ func serve(ctx context.Context, r roles) error {
 	if err := a.build(listener.Addr()); err != nil {
 		return err
 	}
-	if err := a.run(ctx, listener); err != nil {
-		return err // the process ends: clients that something may still use stay open
-	}
-	a.close()
-	return nil
+	return a.run(ctx, listener)
 }
 
 func listen(env environment) (net.Listener, error) {
@@ -206,6 +205,7 @@ func cacheOptions(o *redis.UniversalOptions) {
 	o.MaxRetries = 1
 }
 
+// close closes the clients, once nothing uses them any more.
 func (a *app) close() {
 	for _, c := range a.closers {
 		if err := c(); err != nil {
@@ -214,16 +214,18 @@ func (a *app) close() {
 	}
 }
 
-// Bounds of the end: the sum stays below 15 s.
+// Bounds of the end, which must be over within 15 s.
 const (
-	drainTime    = 3 * time.Second // streams are told to go, spread over it
-	shutdownTime = 3 * time.Second // requests under way end
-	stopTime     = 14 * time.Second
+	graceTime    = 2 * time.Second  // balancers see that we are not ready; who comes still is served
+	drainTime    = 3 * time.Second  // streams are told to go
+	shutdownTime = 3 * time.Second  // requests under way end
+	stopTime     = 14 * time.Second // all of it
 )
 
 // run serves until ctx ends or a part fails, then takes everything down in the
 // reverse order: no new work, streams sent away, tasks finished or handed
-// back, and only then the cache's node and the log's tail.
+// back, and only then the cache's node and the log's tail. What is not over in
+// time ends with the process: tasks are found again, and leases run out.
 func (a *app) run(ctx context.Context, listener net.Listener) error {
 	router, err := a.urls()
 	if err != nil {
@@ -256,7 +258,8 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 		}
 		return nil
 	})
-	a.log.InfoContext(ctx, "listening", "addr", listener.Addr().String(), "roles", a.roles.String(), "version", version(),
+	a.log.Log(ctx, max(slog.LevelInfo, a.env.level()), "listening", // whatever the level: port 0 is known from here only
+		"addr", listener.Addr().String(), "roles", a.roles.String(), "version", version(),
 		"config", a.site.name, "store", a.storeKind())
 	if a.roles.dev {
 		a.greet(listener.Addr())
@@ -268,26 +271,50 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 	case <-workFailed.Done():
 	}
 	a.draining.Store(true)
+	asked := ctx.Err() != nil
 	a.log.Info("draining")
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
 	stopWork()
-	var wg sync.WaitGroup
-	wg.Go(func() { a.drainHTTP(bound, server) })
-	workErr := worker.Wait()
-	wg.Wait()
-	end()
-	err = errors.Join(workErr, parts.Wait())
-	a.log.Info("stopped")
+	over := make(chan error, 1)
+	go func() {
+		var wg sync.WaitGroup
+		wg.Go(func() { a.drainHTTP(bound, server) })
+		workErr := worker.Wait()
+		wg.Wait()
+		end()
+		over <- errors.Join(workErr, parts.Wait())
+	}()
+	select {
+	case err = <-over:
+	case <-bound.Done():
+		err = errors.New("work under way is left to others")
+	}
+	if err == nil {
+		a.log.Info("stopped")
+		a.close()
+		return nil
+	}
+	if asked { // what went wrong on the way out is told, and is no failure
+		a.log.Warn("stopped", "err", err)
+		return nil
+	}
 	return err
 }
 
 // drainHTTP sends streams away, then lets requests under way end.
 func (a *app) drainHTTP(ctx context.Context, server *http.Server) {
+	var grace <-chan time.Time
+	if !a.roles.dev && (a.roles.web || a.roles.sse) {
+		grace = time.After(graceTime)
+	}
 	if a.streams != nil {
 		drain, cancel := context.WithTimeout(ctx, drainTime)
 		a.streams.Drain(drain)
 		cancel()
+	}
+	if grace != nil {
+		<-grace
 	}
 	ctx, cancel := context.WithTimeout(ctx, shutdownTime)
 	defer cancel()

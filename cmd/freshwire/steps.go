@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/freshwire/freshwire/admin"
@@ -43,9 +45,12 @@ func (a *app) plan(ev event.Event) rules.Plan {
 		return p
 	}
 	for _, tag := range ev.Purge.Tags {
-		if len(p.Channels) < maxChannels && feed.ValidChannel(tag) && !slices.Contains(p.Channels, tag) {
+		if feed.ValidChannel(tag) && !slices.Contains(p.Channels, tag) {
 			p.Channels = append(p.Channels, tag)
 		}
+	}
+	if len(p.Channels) > rules.MaxChannels {
+		p.Channels = []string{feed.Everybody}
 	}
 	// A delivery id is the id of an event of ours: the site that we told calls
 	// back, and telling it again would go round for ever.
@@ -55,11 +60,21 @@ func (a *app) plan(ev event.Event) rules.Plan {
 	return p
 }
 
-// maxChannels bounds the channels on which a revalidation is told.
-const maxChannels = 64
-
 func cachePurge(p event.Purge) cache.Purge {
-	return cache.Purge{Tags: p.Tags, Keys: p.Keys, Patterns: p.Patterns, Paths: p.Paths, All: p.All}
+	return cache.Purge{Tags: p.Tags, Keys: p.Keys, Patterns: p.Patterns, Paths: spellings(p.Paths), All: p.All}
+}
+
+// spellings returns paths as entries know them, decoded and without a query,
+// and as they were given, which may be meant literally.
+func spellings(paths []string) []string {
+	out := slices.Clone(paths)
+	for _, p := range paths {
+		plain, _, _ := strings.Cut(p, "?")
+		if decoded, err := url.PathUnescape(plain); err == nil && decoded != p {
+			out = append(out, decoded)
+		}
+	}
+	return out
 }
 
 func (a *app) invalidate(ctx context.Context, p event.Purge, prior tasks.Mark) (tasks.Mark, error) {
@@ -80,10 +95,10 @@ func (a *app) barrier(ctx context.Context, p event.Purge, m tasks.Mark) (tasks.M
 
 // reclaim deletes other programs' keys before browsers are told, and leaves
 // our own entries, which nobody is served any more, to the background.
-func (a *app) reclaim(ctx context.Context, p event.Purge, m tasks.Mark) (int, error) {
-	deleted, err := a.cache.DeleteForeign(ctx, cachePurge(p))
+func (a *app) reclaim(ctx context.Context, p event.Purge, m tasks.Mark) (deleted int, left []string, err error) {
+	deleted, err = a.cache.DeleteForeign(ctx, cachePurge(p))
 	a.cache.ReclaimLater(cachePurge(p), cache.Mark(m))
-	return deleted, err
+	return deleted, left, err
 }
 
 func (a *app) tell(ctx context.Context, name string, n tasks.Notice) error {
@@ -92,10 +107,15 @@ func (a *app) tell(ctx context.Context, name string, n tasks.Notice) error {
 		return fmt.Errorf("%w: there is no target %q in this worker's config", tasks.ErrGiveUp, name)
 	}
 	if err := t.Tell(ctx, target.Notice{EventID: n.Event.ID, Tags: n.Purge.Tags, Paths: n.Purge.Paths, All: n.Purge.All}); err != nil {
-		return fmt.Errorf("%w: %w", tasks.ErrGiveUp, err) // the target has tried again itself
+		return gaveUp{err} // the target has tried again itself
 	}
 	return nil
 }
+
+// gaveUp is an error that reads as it is and is a tasks.ErrGiveUp.
+type gaveUp struct{ error }
+
+func (e gaveUp) Unwrap() []error { return []error{tasks.ErrGiveUp, e.error} }
 
 // reclaimBound is how long a person waits for the count of deleted entries.
 const reclaimBound = 2 * time.Second

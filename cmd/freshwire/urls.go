@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -157,7 +159,20 @@ func (a *app) middleware(h http.Handler) http.Handler {
 		}
 		id := requestID(r)
 		r.Header.Set("X-Request-Id", id)
+		cleanPath(r)
 		w.Header().Set("X-Request-Id", id)
 		h.ServeHTTP(w, r)
 	})
+}
+
+// cleanPath serves //webhooks/blog and the like as what they mean. The router
+// would redirect, and a CMS that posts does not follow.
+func cleanPath(r *http.Request) {
+	clean := path.Clean("/" + r.URL.Path)
+	if strings.HasSuffix(r.URL.Path, "/") && clean != "/" {
+		clean += "/"
+	}
+	if clean != r.URL.Path {
+		r.URL.Path, r.URL.RawPath = clean, ""
+	}
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-var variable = regexp.MustCompile(`\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(:-[^}]*)?\}`)
+var variable = regexp.MustCompile(`\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(:-[^}]*)?\}|\$\$\{`)
 
 // expand replaces the variables in a value. It reports whether there were any,
 // and false when one is missing, which it tells as a mistake.
@@ -14,6 +14,10 @@ func (d *decoder) expand(n *node, path string) (text string, expanded, ok bool) 
 		return n.text, false, true
 	}
 	ok = true
+	if rest := variable.ReplaceAllString(n.text, ""); strings.Contains(rest, "${") {
+		d.mistake(n, path, "${ begins a variable such as ${NAME} or ${NAME:-default}; write $${ for these characters themselves")
+		return "", false, false
+	}
 	text = variable.ReplaceAllStringFunc(n.text, func(m string) string {
 		if strings.HasPrefix(m, "$$") {
 			return m[1:]

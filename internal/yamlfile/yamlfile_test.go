@@ -95,7 +95,7 @@ sources:
   bee: { cms: generic, header: X-Sign, max_body: 1024 }
 rules:
   - on: [post.*, "page.*"]
-    when: 'payload.data.draft != true and x == "$${HOME} ${1} $ {y}"'
+    when: 'payload.data.draft != true and x == "$${HOME} $${1} $ {y}"'
     fields: { title: payload.data.title, when: 2026-01-01 }
     purge:
       tags: ["post:{id}", "{map(payload.data.categories ?? [], 'category:' + string(#.id))}"]
@@ -353,3 +353,14 @@ type placed string
 
 func (p placed) Error() string    { return string(p) + ": wrong" }
 func (p placed) YAMLPath() string { return string(p) }
+
+// Text that was meant to be a variable must not become a secret.
+func TestVariableThatIsNoneIsAMistake(t *testing.T) {
+	for _, value := range []string{"${UNTERMINATED", "${1BAD}", "${}", "a ${A B} c", "${A:-", "$${A} ${"} {
+		var dst file
+		err := Decode("f", []byte("sources: {a: {cms: ghost, secret: '"+value+"'}}"), &dst, env("A", "x"))
+		if err == nil || !strings.Contains(err.Error(), "sources.a.secret: ${ begins a variable") {
+			t.Errorf("Decode of secret %q = %v, want a mistake", value, err)
+		}
+	}
+}
