@@ -3,7 +3,8 @@
 -- ARGV[1] token of the caller, [2] longest lease in µs (0: no lease can outlive this server), [3] 16 random hex digits
 -- Sets now, s (a seq above every seq and token ever handed out), f (the floor), epoch.
 --
--- lost:  the ledger is gone. A new epoch begins, and with it every entry is void.
+-- lost:  the ledger is gone, or a server was started with one that nobody touched for ten minutes: an old snapshot, and
+--        no node may be left that knows what it lacks. A new epoch begins, and with it every entry is void.
 -- moved: another server process, or a registry of leases that was not kept whole ('#' proves that it was).
 --        Some node may hold a lease that nobody here knows: '?' stands for it and never acknowledges. Seqs jump
 --        ahead, above tokens that the former server handed out and did not replicate.
@@ -13,10 +14,10 @@ local info = redis.pcall('INFO', 'server')
 local host = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or '-'
 local meta = redis.call('HMGET', KEYS[5], 'epoch', 'host')
 local f, epoch = redis.call('ZSCORE', KEYS[1], '*'), meta[1]
-local lost = not f or not epoch
+local top = tonumber(redis.call('ZRANGE', KEYS[1], 0, 0, 'REV', 'WITHSCORES')[2] or 0)
+local lost = not f or not epoch or meta[2] ~= host and top < now - 600000000
 local moved = lost or meta[2] ~= host or not redis.call('ZSCORE', KEYS[4], '#')
-local top = redis.call('ZRANGE', KEYS[1], 0, 0, 'REV', 'WITHSCORES')[2]
-local base = math.max(tonumber(top or 0), tonumber(ARGV[1])) + 1
+local base = math.max(top, tonumber(ARGV[1])) + 1
 if moved then base = base + 60000000 end
 local s = string.format('%.0f', math.max(now, base))
 if lost then

@@ -19,9 +19,14 @@
 // It promises: when Barrier has returned for an event, no Fetch that starts
 // afterwards, in any process of the namespace, returns content that the origin
 // gave before that event and that carries one of its scopes. It holds when
-// Redis loses the ledger, when a failover forgets an event, and when a node
-// is cut off; then reads go to the origin. A machine whose clocks both stand
-// still while others go on is outside of the promise.
+// Redis loses the ledger, when a failover or a snapshot forgets an event that
+// some process remembers, when a server starts from a ledger that is older
+// than ten minutes, and when a node is cut off; then reads go to the origin.
+//
+// Outside of the promise are a machine whose clocks both stand still while
+// others go on, and a server that starts from a snapshot younger than ten
+// minutes while every process of the namespace is gone: keep an append-only
+// file, or flush. A server that refuses INFO to scripts hides that it started.
 //
 // The Redis client should fail fast: ContextTimeoutEnabled, timeouts below a
 // second. Entries may be read from replicas; scripts always go to masters.

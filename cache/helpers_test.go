@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -235,6 +236,22 @@ func (c ledgerCopy) restore(t testing.TB, rdb redis.UniversalClient) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// aged is what c would be, had it been made that much earlier.
+func (c ledgerCopy) aged(by time.Duration) ledgerCopy {
+	old := ledgerCopy{sets: map[string][]redis.Z{}, meta: c.meta}
+	for key, members := range c.sets {
+		for _, z := range members {
+			if digits, nonce, ok := strings.Cut(z.Member.(string), ":"); ok && strings.HasSuffix(key, ":seqs") {
+				seq, _ := strconv.ParseUint(digits, 10, 64)
+				z.Member = fmt.Sprint(seq-uint64(by.Microseconds()), ":", nonce)
+			}
+			z.Score -= float64(by.Microseconds())
+			old.sets[key] = append(old.sets[key], z)
+		}
+	}
+	return old
 }
 
 // otherHost is what the next script sees when another server process answers.

@@ -132,13 +132,15 @@ func (s *Store) sync(ctx context.Context) (news bool, err error) {
 	return news, nil
 }
 
-// giveBackSpan is how far back a failover can have lost events.
+// giveBackSpan is how far back a failover can have lost events, in a ledger
+// that does not say by itself: clock.lua takes an older one for lost.
 const giveBackSpan = 10 * time.Minute
 
-// giveBack invalidates again what this node knows of the last minutes and the
-// ledger does not. Until it succeeded, each sync finds the ledger lacking.
+// giveBack invalidates again what this node knows and the ledger does not: of
+// the last minutes, and since the event that is left before the loss. Until it
+// succeeded, each sync finds the ledger lacking.
 func (s *Store) giveBack(ctx context.Context, q question, a answer) error {
-	recent := s.mirror.recent(a.now - min(a.now, uint64(giveBackSpan.Microseconds())))
+	recent := s.mirror.recent(min(a.kept, a.now-min(a.now, uint64(giveBackSpan.Microseconds()))))
 	newest := a.newest
 	for batch := range slicesOf(recent, maxScopes) {
 		args := append(s.clockArgs(), s.names.bell(), a.epoch)
@@ -198,9 +200,9 @@ func parseAnswer(v []any) (answer, error) {
 	r := reply{v: v}
 	a := answer{
 		token: r.uint(0), floor: r.uint(1), whole: r.text(2) != "0", epoch: r.text(3), newest: r.text(4),
-		now: r.uint(5), cold: r.uint(6),
+		now: r.uint(5), cold: r.uint(6), kept: r.uint(7),
 	}
-	list, ok := r.at(7).([]any)
+	list, ok := r.at(8).([]any)
 	if !ok && r.err == nil {
 		r.err = errReply
 	}

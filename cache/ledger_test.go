@@ -543,6 +543,81 @@ func TestOwnNewEventDoesNotHideALostOne(t *testing.T) {
 	})
 }
 
+// A server comes back from a snapshot while no process is there that knows
+// what it lacks.
+func TestEntriesOfAnOldSnapshotAreVoid(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		tests := []struct {
+			name    string
+			age     time.Duration
+			started bool // another server process
+			void    bool
+		}{
+			{"restarted from a snapshot of 11 minutes", 11 * time.Minute, true, true},
+			{"restarted from a snapshot of a day", 24 * time.Hour, true, true},
+			{"restarted from its log", time.Second, true, false},
+			{"idle for a day", 24 * time.Hour, false, false},
+		}
+		for _, tt := range tests {
+			judge := func(change ...func(*options)) (void bool) {
+				rdb.FlushAll(t.Context())
+				before := node(t, rdb, change...)
+				settled(t, before)
+				e := fetch(t, before, Request{Key: "post:1", Tags: []string{"posts"}}, answers("old")).Entry
+				snapshot := copyLedger(t, rdb).aged(tt.age)
+				e.Token -= uint64(tt.age.Microseconds())
+				snapshot.restore(t, rdb)
+				if tt.started {
+					otherHost(t, rdb)
+				}
+				after := node(t, rdb, change...)
+				testkit.Until(t, "the new node is usable", func() bool {
+					syncNow(t, after)
+					return after.mirror.usable()
+				})
+				kind, _ := after.mirror.judge("post:1", position{e.Epoch, e.Token}, e.scopes)
+				return kind != ""
+			}
+			if void := judge(); void != tt.void {
+				t.Errorf("%s: void = %v, want %v", tt.name, void, tt.void)
+			}
+			if trusting := without(t, "clock", " or meta[2] ~= host and top < now - 600000000", ""); tt.void && judge(trusting) {
+				t.Errorf("%s: void without the repair, so this test proves nothing", tt.name)
+			}
+		}
+	})
+}
+
+// The heir lacks an event of eleven minutes ago, and was told a new one.
+func TestGiveBackReachesBackToWhatIsLeft(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		judge := func(change ...func(*options)) (void bool) {
+			rdb.FlushAll(t.Context())
+			first := node(t, rdb, change...)
+			settled(t, first)
+			e := fetch(t, first, Request{Key: "post:1", Tags: []string{"posts"}}, answers("old")).Entry
+			kept := copyLedger(t, rdb).aged(11 * time.Minute)
+			invalidate(t, first, tag("posts"))
+			full := copyLedger(t, rdb).aged(11 * time.Minute)
+			e.Token -= uint64((11 * time.Minute).Microseconds())
+			full.restore(t, rdb)
+			worker, other := node(t, rdb, change...), node(t, rdb, change...)
+			syncNow(t, worker)
+			kept.restore(t, rdb)
+			invalidate(t, other, tag("others"))
+			syncNow(t, worker, other)
+			kind, _ := other.mirror.judge("post:1", position{e.Epoch, e.Token}, e.scopes)
+			return kind == "tag"
+		}
+		if !judge() {
+			t.Error("the lost event was not given back")
+		}
+		if judge(without(t, "sync", "if tonumber(before) < tonumber(kept) then kept = before end", "")) {
+			t.Error("given back without the repair, so this test proves nothing")
+		}
+	})
+}
+
 func TestColdNodeWaitsForWhatMayBeGivenBack(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
 		judge := func(change ...func(*options)) (stale bool) {

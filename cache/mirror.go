@@ -155,6 +155,7 @@ type answer struct {
 	epoch        string
 	newest       string
 	now, cold    uint64 // µs, server clock
+	kept         uint64 // where not whole: seq of the event before the first that is lacking
 	scopes       []stamp
 }
 
