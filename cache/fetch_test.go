@@ -647,6 +647,31 @@ func TestPatternsMatchAsRedisDoesAndAreBounded(t *testing.T) {
 	}
 }
 
+func TestPatternVoidsTheVariantsOfTheKeysItMatches(t *testing.T) {
+	t.Parallel()
+	s := node(t, testkit.Redis(t))
+	settled(t, s)
+	tests := []struct {
+		req     Request
+		pattern string
+		void    bool
+	}{
+		{Request{Key: "posts:7:list"}, "posts:*:list", true},
+		{Request{Key: "posts:7:list?page=2", Base: "posts:7:list"}, "posts:*:list", true},
+		{Request{Key: "posts:7:list?page=3", Base: "posts:7:list"}, `posts:*\?page=3`, true},
+		{Request{Key: "posts:7:list?page=4", Base: "posts:7:list"}, "posts:?", false},
+		{Request{Key: "users:7", Tags: []string{"posts:7:list"}}, "posts:*:list", false},
+	}
+	for _, tt := range tests {
+		syncNow(t, s)
+		e := fetch(t, s, tt.req, answers("old")).Entry
+		invalidate(t, s, Purge{Patterns: []string{tt.pattern}})
+		if got := s.state(tt.req.Key, e, requestScopes(tt.req)) == voided; got != tt.void {
+			t.Errorf("pattern %q on %q: void = %v, want %v", tt.pattern, tt.req.Key, got, tt.void)
+		}
+	}
+}
+
 func TestEmptyKeyAndOtherSitesAreApart(t *testing.T) {
 	t.Parallel()
 	rdb := testkit.Redis(t)

@@ -129,11 +129,24 @@ func (m *mirror) voids(key string, filled position, lists [][]string) string {
 		if g.seq <= filled.token {
 			break
 		}
-		if matchGlob(g.pattern, key) {
+		if matchGlob(g.pattern, key) || matchesAny(g.pattern, lists) {
 			return "pattern"
 		}
 	}
 	return ""
+}
+
+// matchesAny reports whether a glob matches one of the other keys whose purge
+// voids an entry: a pattern that names "list" means "list?page=2", too.
+func matchesAny(pattern string, lists [][]string) bool {
+	for _, scopes := range lists {
+		for _, s := range scopes {
+			if base, ok := strings.CutPrefix(s, keyScope); ok && matchGlob(pattern, base) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func scopeKind(scope string) string {

@@ -56,13 +56,15 @@ func (r *reclaimer) keys(ctx context.Context, scopes []string, m Mark) (int, err
 }
 
 // glob looks at every name once: SCAN finds at least those that match, and
-// the key itself decides.
+// the key itself decides, or what stands before its query. A variant of
+// another base is left to expire.
 func (r *reclaimer) glob(ctx context.Context, pattern string, m Mark) (int, error) {
 	var entries atomic.Int64
-	err := scanMasters(ctx, r.rdb, scanPattern(r.names.entryPrefix(), pattern, "}", esc), func(ctx context.Context, page []string) error {
+	err := scanMasters(ctx, r.rdb, scanPattern(r.names.entryPrefix(), pattern+"*", "}", esc), func(ctx context.Context, page []string) error {
 		var void []string
 		for _, name := range page {
-			if key, ok := r.names.entryKey(name); ok && matchGlob(pattern, key) {
+			key, ok := r.names.entryKey(name)
+			if base, _, _ := strings.Cut(key, "?"); ok && (matchGlob(pattern, key) || matchGlob(pattern, base)) {
 				void = append(void, name)
 			}
 		}

@@ -259,6 +259,13 @@ var reclaimPromises = []struct {
 		testkit.Go(t, l.reclaim.run)
 		testkit.Until(t, "the background has deleted all", func() bool { return len(l.keys()) == 0 })
 	}},
+	{"PatternDeletesTheQueriesOfWhatItMatches", func(t *testing.T, l land) {
+		for _, key := range []string{"posts:7:list", "posts:7:list?page=2", "posts:7:list?", "posts:7:lists", "posts:7:items?x=list"} {
+			l.put(stored{key: key, token: 5})
+		}
+		l.mustReclaim(Purge{Patterns: []string{"posts:*:list"}}, after(10))
+		want(t, "entries left", l.keys(), []string{"posts:7:items?x=list", "posts:7:lists"})
+	}},
 	{"PatternDeletesWhatItMatchesAndNothingElse", func(t *testing.T, l land) {
 		key := rapid.StringMatching(`[ab{}*?\[\]\\^% /é:-]{1,5}`)
 		item := rapid.SampledFrom([]string{"a", "b", "*", "?", "[ab]", "[^a]", "[b-a]", `\*`, `\\`, `\[`, "{", "%", " ", "/", "é", ":"})
@@ -271,7 +278,7 @@ var reclaimPromises = []struct {
 			var left []string
 			for _, k := range keys {
 				l.put(stored{key: k, token: 5})
-				if !matchGlob(pattern, k) {
+				if base, _, _ := strings.Cut(k, "?"); !matchGlob(pattern, k) && !matchGlob(pattern, base) {
 					left = append(left, k)
 				}
 			}
