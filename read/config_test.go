@@ -2,7 +2,6 @@ package read
 
 import (
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,17 +101,5 @@ func TestOnlyExactCORSOriginsAreTaken(t *testing.T) {
 		if err := (Config{CORSOrigins: []string{origin}}).Validate(); (err == nil) != ok {
 			t.Errorf("CORS origin %q: Validate() = %v, want ok = %v", origin, err, ok)
 		}
-	}
-}
-
-func TestNearestNameIsSuggested(t *testing.T) {
-	names := []string{"id", "slug", "locale"}
-	for name, want := range map[string]string{"ID": "id", "slugg": "slug", "local": "locale", "payload": "", "zzzzzzzz": ""} {
-		if got := nearest(name, names); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", name, got, want)
-		}
-	}
-	if !slices.Contains(names, nearest("slag", names)) {
-		t.Error("nearest is not one of the candidates")
 	}
 }

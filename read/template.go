@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/gorilla/mux"
+
+	"github.com/freshwire/freshwire/internal/nearest"
 )
 
 // template is a text with names of the path in braces, such as "post:{id}".
@@ -49,7 +51,7 @@ func unknownName(name string, names []string) error {
 	if len(names) == 0 {
 		return fmt.Errorf("{%s} is not a name of the path, which has none", name)
 	}
-	if near := nearest(name, names); near != "" {
+	if near := nearest.Word(name, names); near != "" {
 		return fmt.Errorf("{%s} is not a name of the path: did you mean {%s}?", name, near)
 	}
 	return fmt.Errorf("{%s} is not a name of the path: it has {%s}", name, strings.Join(names, "}, {"))
@@ -144,36 +146,4 @@ func isName(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// nearest returns the candidate that name is most likely a misspelling of,
-// or "" when none is near.
-func nearest(name string, candidates []string) string {
-	best, at := "", len(name)/2+2
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(name), strings.ToLower(c)); d < at {
-			best, at = c, d
-		}
-	}
-	return best
-}
-
-// distance is the number of letters to insert, drop or change between a and b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/expr-lang/expr"
+
+	"github.com/freshwire/freshwire/internal/nearest"
 )
 
 const (
@@ -175,38 +177,8 @@ func unknownTarget(name string, known []string) error {
 	if len(known) == 0 {
 		return fmt.Errorf("unknown target %q; targets is empty or missing", name)
 	}
-	best, at := "", 1+max(2, len(name)/3)
-	for _, k := range known {
-		if d := distance(name, k); d < at {
-			best, at = k, d
-		}
-	}
-	if best != "" {
-		return fmt.Errorf("unknown target %q; did you mean %q?", name, best)
+	if near := nearest.Word(name, known); near != "" {
+		return fmt.Errorf("unknown target %q; did you mean %q?", name, near)
 	}
 	return fmt.Errorf("unknown target %q; known targets: %s", name, strings.Join(known, ", "))
-}
-
-// distance counts the letters to insert, drop or change to make b of a.
-func distance(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return 64
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		corner := row[0]
-		row[0]++
-		for j := range len(b) {
-			cost := corner
-			if a[i] != b[j] {
-				cost++
-			}
-			corner = row[j+1]
-			row[j+1] = min(cost, row[j]+1, corner+1)
-		}
-	}
-	return row[len(b)]
 }

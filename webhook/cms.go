@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/internal/nearest"
 )
 
 // cms is one kind of sender: how it proves itself unless the source says
@@ -62,7 +63,7 @@ func findCMS(name string) (*cms, error) {
 		names = append(names, later)
 	}
 	slices.Sort(names)
-	if near := nearest(name, names); near != "" {
+	if near := nearest.Word(name, names); near != "" {
 		hint = fmt.Sprintf(" (did you mean %q?)", near)
 	}
 	return nil, fmt.Errorf("this version does not know cms %q yet; use cms: generic with scheme: hmac, or another%s", name, hint)
@@ -100,36 +101,4 @@ func (s *Source) eventName(d Delivery, body object) string {
 		return body.text(name)
 	}
 	return ""
-}
-
-// nearest returns the candidate that is at most two keystrokes away, or "".
-func nearest(word string, candidates []string) string {
-	best, found := 3, ""
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(word), c); d < best {
-			best, found = d, c
-		}
-	}
-	return found
-}
-
-// distance counts the insertions, deletions and replacements between a and b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

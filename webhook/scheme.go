@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/freshwire/freshwire/internal/nearest"
 )
 
 // scheme is one way to prove a secret.
@@ -55,7 +57,7 @@ func findScheme(name string) (*scheme, error) {
 	if name == "" {
 		return nil, fmt.Errorf("missing: say how the sender proves itself, one of %s (none accepts anybody)", known)
 	}
-	if near := nearest(name, names); near != "" {
+	if near := nearest.Word(name, names); near != "" {
 		return nil, fmt.Errorf("unknown scheme %q (did you mean %q?)", name, near)
 	}
 	return nil, fmt.Errorf("unknown scheme %q; one of %s", name, known)

@@ -13,6 +13,7 @@ import (
 	"github.com/freshwire/freshwire/cache"
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/feed"
+	"github.com/freshwire/freshwire/read"
 	"github.com/freshwire/freshwire/rules"
 	"github.com/freshwire/freshwire/target"
 	"github.com/freshwire/freshwire/tasks"
@@ -170,6 +171,8 @@ func (a *app) revalidate(ctx context.Context, tags, paths []string, cause string
 	if err := ev.Validate(); err != nil {
 		return err
 	}
-	_, err = a.queue.Enqueue(ctx, ev)
+	if _, err = a.queue.Enqueue(ctx, ev); errors.Is(err, tasks.ErrBusy) {
+		return fmt.Errorf("%w: %w", read.ErrAway, err)
+	}
 	return err
 }

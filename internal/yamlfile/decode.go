@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/freshwire/freshwire/internal/nearest"
 )
 
 // decoder fills Go values from nodes and collects mistakes.
@@ -98,7 +100,7 @@ func (d *decoder) unknown(key *node, fields []field, path string) {
 			known = append(known, f.name)
 		}
 	}
-	if near := nearest(key.text, known); near != "" {
+	if near := nearest.Word(key.text, known); near != "" {
 		d.mistake(key, path, "unknown key %q; did you mean %q?", clip(key.text), near)
 		return
 	}
@@ -206,7 +208,7 @@ func (d *decoder) text(n *node, text string, v reflect.Value, f field, path stri
 		d.mistake(n, path, "this version does not do %s yet; it can do %s", said, strings.Join(f.enum, ", "))
 		return
 	case len(f.enum) > 0 && !slices.Contains(f.enum, text):
-		if near := nearest(text, f.enum); near != "" {
+		if near := nearest.Word(text, f.enum); near != "" {
 			d.mistake(n, path, "%s is not known; did you mean %q?", said, near)
 		} else {
 			d.mistake(n, path, "%s is not known; it is one of %s", said, strings.Join(f.enum, ", "))
