@@ -46,13 +46,14 @@ type foreign struct {
 
 	mu         sync.Mutex // masters are scanned at once
 	keys       int        // deleted
-	complaints []error    // what the server refused; the rest was done
+	complaints []string   // what the server refused for good; the rest was done
 	more       int        // complaints beyond maxComplaints
 }
 
 const (
-	foreignBatch  = 1000 // keys a pipeline, members an SSCAN
-	maxComplaints = 10
+	foreignBatch  = 1000     // keys a pipeline, members an SSCAN
+	maxComplaints = 10       // beyond it they are counted
+	maxQuoted     = 120      // bytes of a name or a reply in a complaint
 	asynqPrefix   = "asynq:" // of the queue, which shares our Redis
 )
 
@@ -67,12 +68,13 @@ var (
 )
 
 // delete deletes what p names, and returns how many keys are gone. What the
-// server refuses for one key is reported and the rest is done; a server that
-// does not answer ends it. It may be repeated, also after a crash.
-func (f *foreign) delete(ctx context.Context, p Purge) (int, error) {
+// server refuses for one key, and would refuse again, is a complaint, and the
+// rest is done; a server that does not answer or cannot serve ends it. It may
+// be repeated, also after a crash.
+func (f *foreign) delete(ctx context.Context, p Purge) (int, []string, error) {
 	err := f.tagSets(ctx, p)
 	if err == nil && f.cfg.Keys {
-		err = f.unlink(ctx, p.Keys)
+		_, err = f.unlink(ctx, p.Keys)
 		for _, pattern := range p.Patterns {
 			if err != nil {
 				break
@@ -81,12 +83,12 @@ func (f *foreign) delete(ctx context.Context, p Purge) (int, error) {
 		}
 	}
 	if f.more > 0 {
-		f.complaints = append(f.complaints, fmt.Errorf("and %d more", f.more))
+		f.complaints = append(f.complaints, fmt.Sprintf("and %d more", f.more))
 	}
-	if err := errors.Join(append(f.complaints, err)...); err != nil {
-		return f.keys, fmt.Errorf("deleting foreign keys: %w", err)
+	if err != nil {
+		return f.keys, f.complaints, fmt.Errorf("deleting foreign keys: %w", err)
 	}
-	return f.keys, nil
+	return f.keys, f.complaints, nil
 }
 
 // ours reports whether a key is not another program's cache: no tag set and
@@ -95,31 +97,53 @@ func (f *foreign) ours(key string) bool {
 	return strings.HasPrefix(key, f.names.ns+":") || strings.HasPrefix(key, asynqPrefix)
 }
 
-// complain notes an error that ends what was done on one key alone. It
-// returns other errors.
-func (f *foreign) complain(what, key string, err error) error {
-	var reply redis.Error
+// complain notes an error that ends what was done on one key alone, and that
+// trying again would meet again. It returns other errors.
+func (f *foreign) complain(what, name string, err error) error {
 	if err == nil || errors.Is(err, redis.Nil) {
 		return nil
 	}
-	err = fmt.Errorf("%s %q: %w", what, key, err)
-	if !errors.As(err, &reply) && !errors.Is(err, errNoSet) && !errors.Is(err, errKept) {
-		return err
+	says, forGood := refusal(err)
+	if !forGood {
+		return fmt.Errorf("%s %q: %w", what, name, err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.complaints) < maxComplaints {
-		f.complaints = append(f.complaints, err)
+		f.complaints = append(f.complaints, fmt.Sprintf("%s %q: %s", what, cut(name), cut(says)))
 	} else {
 		f.more++
 	}
 	return nil
 }
 
-func (f *foreign) refused() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.complaints) + f.more
+// passing are the first words of replies that a server gives while it cannot
+// serve at all: it will when it is asked later.
+var passing = []string{
+	"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "MISCONF", "NOREPLICAS", "OOM",
+	"TRYAGAIN", "MOVED", "ASK", "NOAUTH", "WRONGPASS", "NOSCRIPT", "ERR max number of clients",
+}
+
+// refusal returns what a server said about one key, and whether it would say
+// the same again: of another type, not allowed, in two slots.
+func refusal(err error) (says string, forGood bool) {
+	var reply redis.Error
+	switch {
+	case errors.Is(err, errNoSet), errors.Is(err, errKept), errors.Is(err, ErrGlob):
+		return err.Error(), true
+	case !errors.As(err, &reply):
+		return "", false
+	}
+	says = reply.Error()
+	return says, !slices.ContainsFunc(passing, func(p string) bool { return strings.HasPrefix(says, p) })
+}
+
+// cut keeps a complaint short.
+func cut(s string) string {
+	if len(s) <= maxQuoted {
+		return s
+	}
+	return s[:maxQuoted] + "…"
 }
 
 // tagSets deletes the keys that the sets of p's tags list, and the sets.
@@ -129,13 +153,12 @@ func (f *foreign) tagSets(ctx context.Context, p Purge) error {
 		return nil
 	case p.All:
 		pattern := strings.Replace(EscapeGlob(f.cfg.TagSets), "%s", "*", 1)
-		err := scanMasters(ctx, f.rdb, pattern, f.empty)
-		if err != nil {
+		if err := f.scan(ctx, pattern, f.empty); err != nil {
 			return err
 		}
-		return scanMasters(ctx, f.rdb, f.names.ns+":x:{*", func(ctx context.Context, left []string) error {
+		return f.scan(ctx, f.names.ns+":x:{*", func(ctx context.Context, left []string) error {
 			for _, aside := range left {
-				if err := f.drain(ctx, aside); err != nil {
+				if err := f.complain("tag set", aside, f.drain(ctx, aside, "")); err != nil {
 					return err
 				}
 			}
@@ -149,7 +172,7 @@ func (f *foreign) tagSets(ctx context.Context, p Purge) error {
 		}
 	}
 	for _, pattern := range below {
-		if err := scanMasters(ctx, f.rdb, pattern, f.empty); err != nil {
+		if err := f.scan(ctx, pattern, f.empty); err != nil {
 			return err
 		}
 	}
@@ -203,12 +226,12 @@ func (f *foreign) empty(ctx context.Context, sets []string) error {
 				err = errNoSet
 			}
 			if err == nil && found > 0 {
-				err = f.drain(ctx, f.aside(set))
+				err = f.drain(ctx, f.aside(set), set)
 			}
 			if err := f.complain("tag set", set, err); err != nil {
 				return err
 			}
-			if err == nil && found == 2 {
+			if found == 2 && (err == nil || errors.Is(err, errKept)) {
 				again = append(again, set) // now the set of that name
 			}
 		}
@@ -232,51 +255,74 @@ func (f *foreign) aside(set string) string {
 }
 
 // drain deletes the members of a set aside as keys. A member leaves the set
-// after its key is gone, and with the last one the set.
-func (f *foreign) drain(ctx context.Context, aside string) error {
+// after its key is gone, and with the last one the set. A member whose key the
+// server keeps goes back to where it was listed, or stays when home is empty:
+// a later purge meets it, and neither set is held up by it.
+func (f *foreign) drain(ctx context.Context, aside, home string) error {
+	kept := false
 	for cursor := uint64(0); ; {
 		start := time.Now()
 		members, next, err := f.rdb.SScan(ctx, aside, cursor, "", foreignBatch).Result()
 		if err != nil {
 			return err
 		}
-		refused := f.refused()
-		if err := f.unlink(ctx, members); err != nil {
+		stay, err := f.unlink(ctx, members)
+		if err != nil {
 			return err
 		}
-		if f.refused() > refused {
-			return errKept
-		}
-		if len(members) > 0 {
-			gone := make([]any, len(members))
-			for i, m := range members {
-				gone[i] = m
+		kept = kept || len(stay) > 0
+		gone := make([]any, 0, len(members))
+		for _, m := range members {
+			if !stay[m] {
+				gone = append(gone, m)
 			}
+		}
+		if len(gone) > 0 {
 			if err := f.rdb.SRem(ctx, aside, gone...).Err(); err != nil {
 				return err
 			}
 		}
+		for m := range stay {
+			if home == "" {
+				break
+			}
+			if err := f.rdb.SMove(ctx, aside, home, m).Err(); err != nil {
+				return err
+			}
+		}
 		if next == 0 {
-			return nil
+			break
 		}
 		cursor = next
 		if pause(ctx, time.Since(start)); ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
+	if kept {
+		return errKept
+	}
+	return nil
 }
 
 // matches deletes the keys of other programs that a pattern matches.
 func (f *foreign) matches(ctx context.Context, pattern string) error {
 	if err := validGlob(pattern); err != nil {
-		f.complaints = append(f.complaints, err)
-		return nil
+		return f.complain("pattern", pattern, err)
 	}
-	return scanMasters(ctx, f.rdb, pattern, f.unlink)
+	return f.scan(ctx, pattern, func(ctx context.Context, keys []string) error {
+		_, err := f.unlink(ctx, keys)
+		return err
+	})
 }
 
-// unlink deletes keys of other programs; ours among them stay.
-func (f *foreign) unlink(ctx context.Context, keys []string) error {
+// scan hands the keys that match to each. A server may refuse to list any.
+func (f *foreign) scan(ctx context.Context, pattern string, each func(context.Context, []string) error) error {
+	return f.complain("pattern", pattern, scanMasters(ctx, f.rdb, pattern, each))
+}
+
+// unlink deletes keys of other programs; ours among them stay. It returns
+// those that the server refused to delete.
+func (f *foreign) unlink(ctx context.Context, keys []string) (stay map[string]bool, err error) {
 	for keys := range slices.Chunk(keys, foreignBatch) {
 		var cmds []*redis.IntCmd
 		pipe := f.rdb.Pipeline()
@@ -290,21 +336,30 @@ func (f *foreign) unlink(ctx context.Context, keys []string) error {
 		}
 		pipe.Exec(ctx) // each command has its own error
 		for _, cmd := range cmds {
-			if err := f.complain("key", cmd.Args()[1].(string), cmd.Err()); err != nil {
-				return err
+			key := cmd.Args()[1].(string)
+			if err := f.complain("key", key, cmd.Err()); err != nil {
+				return stay, err
+			}
+			if cmd.Err() != nil {
+				if stay == nil {
+					stay = map[string]bool{}
+				}
+				stay[key] = true
 			}
 			f.mu.Lock()
 			f.keys += int(cmd.Val())
 			f.mu.Unlock()
 		}
 	}
-	return nil
+	return stay, nil
 }
 
 // DeleteForeign deletes what other programs keep about purged content in the
 // same Redis: call it before anyone is told. It returns how many keys are
-// gone; an error names what could not be deleted.
-func (s *Store) DeleteForeign(ctx context.Context, p Purge) (int, error) {
+// gone. An error is of a server that does not serve now: try again. complaints
+// name what could not be deleted and will not be next time, at most ten and a
+// count; the other program may go on serving that.
+func (s *Store) DeleteForeign(ctx context.Context, p Purge) (deleted int, complaints []string, err error) {
 	f := foreign{rdb: s.rdb, names: s.names, cfg: s.cfg.Foreign}
 	return f.delete(ctx, p)
 }

@@ -97,7 +97,7 @@ func (a *app) barrier(ctx context.Context, p event.Purge, m tasks.Mark) (tasks.M
 // reclaim deletes other programs' keys before browsers are told, and leaves
 // our own entries, which nobody is served any more, to the background.
 func (a *app) reclaim(ctx context.Context, p event.Purge, m tasks.Mark) (deleted int, left []string, err error) {
-	deleted, err = a.cache.DeleteForeign(ctx, cachePurge(p))
+	deleted, left, err = a.cache.DeleteForeign(ctx, cachePurge(p))
 	a.cache.ReclaimLater(cachePurge(p), cache.Mark(m))
 	return deleted, left, err
 }
@@ -135,8 +135,12 @@ func (a *app) purgeNow(ctx context.Context, p event.Purge) (admin.Receipt, error
 		return admin.Receipt{}, err
 	}
 	receipt := admin.Receipt{Seq: m.Seq, Nodes: report.Nodes, WaitedMS: report.Waited.Milliseconds(), Settled: report.Settled}
-	if receipt.Entries, err = a.cache.DeleteForeign(ctx, purge); err != nil {
+	var left []string
+	if receipt.Entries, left, err = a.cache.DeleteForeign(ctx, purge); err != nil {
 		return receipt, err
+	}
+	if len(left) > 0 {
+		a.log.WarnContext(ctx, "foreign keys left", "complaints", left)
 	}
 	bound, cancel := context.WithTimeout(ctx, reclaimBound)
 	defer cancel()
@@ -161,8 +165,12 @@ func (a *app) revalidate(ctx context.Context, tags, paths []string, cause string
 	if _, _, err = a.cache.Barrier(ctx, cachePurge(p), m); err != nil {
 		return err
 	}
-	if _, err := a.cache.DeleteForeign(ctx, cachePurge(p)); err != nil {
+	_, left, err := a.cache.DeleteForeign(ctx, cachePurge(p))
+	if err != nil {
 		return err
+	}
+	if len(left) > 0 {
+		a.log.WarnContext(ctx, "foreign keys left", "complaints", left)
 	}
 	ev := event.Event{
 		ID: event.NewID(revalidateSource, m.Member, m.Epoch), Source: revalidateSource, Name: "revalidate", Type: "revalidate",
