@@ -61,6 +61,7 @@ const (
 	DetailOriginError = "origin-error" // stale since the origin failed
 	DetailAway        = "ledger-away"  // bypass: nobody can tell what is void
 	DetailNoStore     = "no-store"     // not to be shared
+	DetailCrowded     = "crowded"      // too many fetches in flight to begin a shared one
 )
 
 // Result is the answer to a Request.
@@ -107,7 +108,9 @@ func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, 
 		return s.result(req, e, Hit, ""), nil
 	case expired:
 		if s.now().wall.Before(e.StaleUntil) {
-			s.join(ctx, req, want, fill)
+			if f, _ := s.join(ctx, req, want, fill); f == nil {
+				return s.result(req, e, Stale, DetailCrowded), nil
+			}
 			return s.result(req, e, Stale, DetailRefreshing), nil
 		}
 	}
@@ -121,6 +124,9 @@ func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, 
 func (s *Store) fetch(ctx context.Context, req Request, want []string, fill FillFunc) (Result, error) {
 	for later := false; ; later = true {
 		f, joined := s.join(ctx, req, want, fill)
+		if f == nil {
+			return s.fetchAlone(ctx, req, want, fill, DetailCrowded)
+		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():

@@ -331,6 +331,59 @@ func TestLeaderMayLeaveAndTheFetchGoesOn(t *testing.T) {
 	})
 }
 
+// Readers who leave cannot pile up fetches: above a limit a fetch ends with
+// its reader.
+func TestFetchesWithoutAReaderAreBounded(t *testing.T) {
+	t.Parallel()
+	s := node(t, testkit.Redis(t), func(o *options) { o.lease = time.Minute })
+	syncNow(t, s)
+	release := make(chan struct{})
+	slow := func(ctx context.Context, _ *Entry) (Fill, error) {
+		select {
+		case <-release:
+			return Fill{Status: 200, Body: []byte("new"), TTL: time.Minute}, nil
+		case <-ctx.Done():
+			return Fill{}, ctx.Err()
+		}
+	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for i := range maxFlights {
+		if f, _ := s.join(gone, Request{Key: fmt.Sprint("k", i)}, nil, slow); f == nil {
+			t.Fatalf("fetch %d was refused, want %d", i, maxFlights)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := s.Fetch(ctx, Request{Key: "one more"}, func(ctx context.Context, held *Entry) (Fill, error) {
+			close(begun)
+			return slow(ctx, held)
+		})
+		ended <- err
+	}()
+	testkit.Wait(t, begun, "the fetch of one more")
+	cancel()
+	if err := testkit.Wait(t, ended, "Fetch"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Fetch = %v, want the end of its reader", err)
+	}
+	if r := fetch(t, s, Request{Key: "another"}, answers("new")); saw(r) != "new bypass" || r.Detail != DetailCrowded || r.Stored {
+		t.Errorf("read = %q, %q, stored %v; want a bypass", saw(r), r.Detail, r.Stored)
+	}
+	if n := testutil.ToFloat64(s.metrics.crowded); n != 2 {
+		t.Errorf("%v crowded reads counted, want 2", n)
+	}
+	close(release)
+	testkit.Until(t, "all have landed", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.flights) == 0
+	})
+	if r := fetch(t, s, Request{Key: "another"}, answers("new")); saw(r) != "new miss" {
+		t.Errorf("read = %q, want a shared fetch again", saw(r))
+	}
+}
+
 func TestFailingFillWedgesNothing(t *testing.T) {
 	t.Parallel()
 	s := node(t, testkit.Redis(t))

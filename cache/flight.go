@@ -23,15 +23,24 @@ type flight struct {
 	stored  bool
 }
 
+// maxFlights bounds the fetches of one process that go on without a reader.
+// Above it each read asks the origin for itself, and stops when its reader does.
+const maxFlights = 512
+
 var errFillEnded = errors.New("cache: fill ended without an answer")
 
-// join returns the fetch of the key that is in flight, or starts one. It goes
-// on when its readers leave: it still serves the next one.
+// join returns the fetch of the key that is in flight, or starts one, nil where
+// there are too many. It goes on when its readers leave: it still serves the
+// next one.
 func (s *Store) join(ctx context.Context, req Request, want []string, fill FillFunc) (f *flight, joined bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f, ok := s.flights[req.Key]; ok {
 		return f, true
+	}
+	if len(s.flights) >= maxFlights {
+		s.metrics.crowded.Inc()
+		return nil, false
 	}
 	f = &flight{done: make(chan struct{}), verdict: Miss}
 	s.flights[req.Key] = f

@@ -315,6 +315,53 @@ func TestNodeThatLeftIsNotWaitedForAndReadsNoMore(t *testing.T) {
 	}
 }
 
+// Redis answers the reclaimer no more; the process still ends soon, and no
+// barrier waits for it.
+func TestReclaimerHoldsUpNoEnd(t *testing.T) {
+	t.Parallel()
+	server := testkit.StartServer(t)
+	rdb, other := server.Client(t), server.Client(t)
+	s := node(t, rdb)
+	stuck, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	defer close(release)
+	rdb.AddHook(pipelineHook(func(cmds []redis.Cmder) {
+		if sends(cmds[0], s.names.entry("k")) {
+			once.Do(func() { close(stuck) })
+			<-release
+		}
+	}))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	testkit.Until(t, "the node is registered", func() bool { return other.ZScore(t.Context(), s.names.live(), s.node).Err() == nil })
+	s.ReclaimLater(Purge{Keys: []string{"k"}}, after(10))
+	testkit.Wait(t, stuck, "the reclaimer's batch")
+	began := time.Now()
+	cancel()
+	if err := testkit.Wait(t, ended, "Run"); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("the end took %v", took)
+	}
+	if err := other.ZScore(t.Context(), s.names.live(), s.node).Err(); !errors.Is(err, redis.Nil) {
+		t.Errorf("the node is still registered: %v", err)
+	}
+}
+
+// pipelineHook is called before every pipeline.
+type pipelineHook func([]redis.Cmder)
+
+func (h pipelineHook) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (h pipelineHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (h pipelineHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		h(cmds)
+		return next(ctx, cmds)
+	}
+}
+
 func TestLostAnswerRenewsNoLease(t *testing.T) {
 	t.Parallel()
 	rdb := testkit.Redis(t)

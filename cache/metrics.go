@@ -8,6 +8,7 @@ import (
 type metrics struct {
 	reads     map[Verdict]prometheus.Counter
 	collapsed prometheus.Counter
+	crowded   prometheus.Counter
 	void      *prometheus.CounterVec
 	refused   *prometheus.CounterVec
 	fills     prometheus.Histogram
@@ -27,6 +28,9 @@ func newMetrics(reg prometheus.Registerer, m *mirror) *metrics {
 		reads: map[Verdict]prometheus.Counter{},
 		collapsed: f.NewCounter(prometheus.CounterOpts{
 			Name: "freshwire_cache_collapsed_total", Help: "Reads that shared the fetch of another.",
+		}),
+		crowded: f.NewCounter(prometheus.CounterOpts{
+			Name: "freshwire_cache_crowded_total", Help: "Reads that began no shared fetch, since too many were in flight.",
 		}),
 		void: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "freshwire_cache_void_total", Help: "Entries found void at a read, by the kind of scope that voided them.",

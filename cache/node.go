@@ -124,11 +124,13 @@ func (s *Store) resync(ctx context.Context) error {
 
 // Run keeps the mirror in step with the ledger and reclaims memory in the
 // background, until ctx ends. Then the node leaves: no barrier waits for it,
-// and later reads go to the origin.
+// and later reads go to the origin. That takes a lease and half a second at
+// most.
 func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.hearBell(ctx) })
 	wg.Go(func() { s.reclaim.run(ctx) })
+	ended := make(chan struct{})
 	tick := time.NewTicker(s.lease / 5)
 	defer tick.Stop()
 	for {
@@ -137,11 +139,21 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-tick.C:
 		case <-s.bell:
 		case <-ctx.Done():
-			wg.Wait()
-			return s.depart(context.WithoutCancel(ctx))
+			go func() { wg.Wait(); close(ended) }()
+			s.depart(context.WithoutCancel(ctx))
+			select {
+			case <-ended:
+			case <-time.After(endPatience):
+				s.log.Info("reclaiming left unfinished, entries expire by themselves")
+			}
+			return nil
 		}
 	}
 }
+
+// endPatience is how long Run waits for a batch of the reclaimer after the
+// node has left: Redis may answer no more, and the batch only frees memory.
+const endPatience = 500 * time.Millisecond
 
 // hearBell rings whenever an event was written. It is a doorbell: what is new
 // is asked of the ledger, so a lost message costs one tick.
@@ -171,7 +183,7 @@ func (s *Store) ringBell() {
 
 // depart ends the lease here first, then in the ledger. The other way round a
 // read could rest on a lease that no barrier waits for.
-func (s *Store) depart(ctx context.Context) error {
+func (s *Store) depart(ctx context.Context) {
 	s.turns.mu.Lock()
 	s.turns.left = true
 	last := s.turns.running
@@ -190,7 +202,6 @@ func (s *Store) depart(ctx context.Context) error {
 	if err := s.leave(ctx); err != nil {
 		s.log.Info("node left without a word, its lease runs out", "err", err)
 	}
-	return nil
 }
 
 // Ready reports why cached content cannot be served now: the lease is over.

@@ -158,14 +158,13 @@ func covers(a, b Mark) bool { return a.Epoch == b.Epoch && a.Seq >= b.Seq }
 func (r *reclaimer) pop() (scope string, m Mark, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.order) == 0 {
-		return "", Mark{}, false
+	for len(r.order) > 0 && !ok {
+		scope, r.order = r.order[0], r.order[1:]
+		m, ok = r.queued[scope]
 	}
-	scope, r.order = r.order[0], r.order[1:]
-	m = r.queued[scope]
 	delete(r.queued, scope)
 	r.metrics.queue.Set(float64(len(r.queued)))
-	return scope, m, true
+	return scope, m, ok
 }
 
 // run deletes what is queued until ctx ends. What waits then is left to expire.

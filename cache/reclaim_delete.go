@@ -221,6 +221,9 @@ func (r *reclaimer) unlink(ctx context.Context, entries []string, m Mark) ([]ver
 	for i := range verdicts {
 		verdicts[i] = unknown
 	}
+	if m.Epoch == "" {
+		return verdicts, nil // of no event: every entry would seem to be of another epoch
+	}
 	defer func() { r.metrics.entries.Add(float64(count(verdicts, unlinked))) }()
 	ctx, cancel := batch(ctx)
 	defer cancel()

@@ -259,6 +259,18 @@ var reclaimPromises = []struct {
 		testkit.Go(t, l.reclaim.run)
 		testkit.Until(t, "the background has deleted all", func() bool { return len(l.keys()) == 0 })
 	}},
+	{"MarkOfNoEventDeletesNothing", func(t *testing.T, l land) {
+		l.put(stored{key: "k", token: 5, tags: []string{"t"}})
+		l.mustReclaim(Purge{Keys: []string{"k"}, Tags: []string{"t"}, Patterns: []string{"*"}}, Mark{})
+		l.reclaim.mu.Lock()
+		l.reclaim.order = []string{"k:k", "t:t"} // gone from the queue, which order may hold
+		l.reclaim.mu.Unlock()
+		if scope, m, ok := l.reclaim.pop(); ok {
+			t.Errorf("pop = %q, %+v; want nothing", scope, m)
+		}
+		want(t, "entries left", l.keys(), []string{"k"})
+		want(t, "index", l.indexedKeys("t"), []string{"k"})
+	}},
 	{"PatternDeletesTheQueriesOfWhatItMatches", func(t *testing.T, l land) {
 		for _, key := range []string{"posts:7:list", "posts:7:list?page=2", "posts:7:list?", "posts:7:lists", "posts:7:items?x=list"} {
 			l.put(stored{key: key, token: 5})
