@@ -23,6 +23,8 @@ type Receipt struct {
 	Nodes      int    `json:"nodes"` // that were asked
 	WaitedMS   int64  `json:"waited_ms"`
 	Settled    bool   `json:"settled"`
+
+	Left []string `json:"left,omitempty"` // keys of other programs that could not be deleted, and why
 }
 
 // Purger makes p void everywhere and returns once that is so.
@@ -56,7 +58,7 @@ func NewPurgeHandler(purge Purger, log *slog.Logger) http.Handler {
 			unavailable(w, r, log, "purging", err)
 		default:
 			log.InfoContext(r.Context(), "purged", "tags", p.Tags, "keys", p.Keys, "patterns", p.Patterns, "paths", p.Paths, "all", p.All,
-				"seq", receipt.Seq, "entries", receipt.Entries, "nodes", receipt.Nodes, "took", time.Since(start))
+				"seq", receipt.Seq, "entries", receipt.Entries, "nodes", receipt.Nodes, "left", receipt.Left, "took", time.Since(start))
 			reply(w, http.StatusOK, receipt)
 		}
 	})

@@ -192,3 +192,17 @@ func TestRevalidateIsToldToSiteAndBrowsers(t *testing.T) {
 		}
 	}
 }
+
+// A key of another program that can never be deleted must not withhold edits.
+func TestForeignKeyOfTheWrongTypeDegradesTheNotice(t *testing.T) {
+	p, redis, _ := siteNode(t)
+	redis.Client(t).Set(t.Context(), "tag:posts", "not a set", 0)
+	frames := listen(t, p, "channel=posts")
+	postEdit(t, p, `{"type":"post.updated","data":{"id":"1","slug":"hello"}}`)
+	if f := testkit.Wait(t, frames, "the change"); !strings.Contains(f.data, `"degraded":true`) {
+		t.Errorf("browsers are told %s, want degraded", f.data)
+	}
+	if status, _, body := call(t, "POST", p.URL+"/api/revalidate", `{"secret":"revalidate-me","tag":"posts"}`); status != 200 {
+		t.Errorf("revalidate = %d %s", status, body)
+	}
+}

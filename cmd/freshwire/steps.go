@@ -135,12 +135,8 @@ func (a *app) purgeNow(ctx context.Context, p event.Purge) (admin.Receipt, error
 		return admin.Receipt{}, err
 	}
 	receipt := admin.Receipt{Seq: m.Seq, Nodes: report.Nodes, WaitedMS: report.Waited.Milliseconds(), Settled: report.Settled}
-	var left []string
-	if receipt.Entries, left, err = a.cache.DeleteForeign(ctx, purge); err != nil {
+	if receipt.Entries, receipt.Left, err = a.cache.DeleteForeign(ctx, purge); err != nil {
 		return receipt, err
-	}
-	if len(left) > 0 {
-		a.log.WarnContext(ctx, "foreign keys left", "complaints", left)
 	}
 	bound, cancel := context.WithTimeout(ctx, reclaimBound)
 	defer cancel()
