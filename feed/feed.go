@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -183,7 +184,7 @@ func (l *Log) Append(ctx context.Context, c event.Change) (at event.Position, ad
 // AppendRaw adds an application's own news: data, one JSON object, goes to the
 // subscribers of channels as it is.
 func (l *Log) AppendRaw(ctx context.Context, channels []string, data []byte) (event.Position, error) {
-	if ok := reachable(channels); len(channels) == 0 || len(channels) > maxRawChannels || len(ok) < len(channels) {
+	if ok := reachable(channels); len(channels) == 0 || len(channels) > maxRawChannels || len(ok) < len(channels) || slices.Contains(ok, Everybody) {
 		return event.Position{}, ErrChannels
 	}
 	if len(data) > maxRawData || !json.Valid(data) || !strings.HasPrefix(strings.TrimSpace(string(data)), "{") {
