@@ -182,6 +182,9 @@ func checkSources(f configFile) error {
 var ourPaths = []string{"/webhooks/", "/api/webhooks/", "/api/revalidate", "/api/events", "/api/auth/", "/admin/", "/monitoring", "/metrics", "/healthz", "/readyz", "/_freshwire", "/_demo"}
 
 func checkPath(path string) error {
+	if path == "/" || path == "/favicon.svg" {
+		return &misplaced{"path", fmt.Errorf("%s is the live page's", path)}
+	}
 	for _, ours := range ourPaths {
 		if strings.HasPrefix(path, ours) || path+"/" == ours {
 			return &misplaced{"path", fmt.Errorf("%s is freshwire's own", ours)}

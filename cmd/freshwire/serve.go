@@ -164,7 +164,12 @@ func (a *app) build(addr net.Addr) error {
 		c.Cache.MaxBody = max(c.Cache.MaxBody, route.MaxBody)
 	}
 
-	a.tailing = a.client(tasks.TailOptions)
+	a.tailing = a.client(func(o *redis.UniversalOptions) {
+		tasks.TailOptions(o)
+		if a.roles.worker { // who appends through it
+			o.PoolSize += c.Tasks.Concurrency
+		}
+	})
 	a.changes = feed.New(a.tailing, a.log, c.Feed)
 	if a.roles.web || a.roles.sse {
 		c.SSE.AllowAll = a.guard.Allows
