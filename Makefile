@@ -31,16 +31,16 @@ build: ## build bin/freshwire
 test: deps ## every test, with the race detector, on real servers and a real browser
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
-	$(GO) test -race -timeout $(TIMEOUT) ./...
+	$(GO) test -race -count=1 -timeout $(TIMEOUT) ./...
 
 race: deps ## the race run of the cache, 20 s a design, and its broken variants
-	FRESHWIRE_RACE_SECONDS=20 $(GO) test -race -v -timeout 30m -run 'TestReaderNeverSeesOlderThanNotice' ./cache
+	FRESHWIRE_RACE_SECONDS=20 $(GO) test -race -v -count=1 -timeout 30m -run 'TestReaderNeverSeesOlderThanNotice' ./cache
 
 e2e: deps ## the whole program from outside: processes, kills, a browser
-	$(GO) test -v -timeout $(TIMEOUT) ./e2e
+	$(GO) test -v -count=1 -timeout $(TIMEOUT) ./e2e
 
 torture: deps ## long runs: 20 s of edits and kills on one Redis and on a cluster
-	FRESHWIRE_TORTURE_SECONDS=20 $(GO) test -v -timeout 30m -run 'TestPromiseHolds' ./e2e
+	FRESHWIRE_TORTURE_SECONDS=20 $(GO) test -v -count=1 -timeout 30m -run 'TestPromiseHolds' ./e2e
 
 bench: deps ## benchmarks, each beside its reference
 	$(GO) run ./bench/purge

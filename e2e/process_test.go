@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "freshwire-e2e-")
 	if err == nil {
 		binary = filepath.Join(dir, "freshwire")
-		build := exec.Command("go", "build", "-o", binary, "../cmd/freshwire")
+		build := exec.Command("go", append(append([]string{"build"}, buildFlags...), "-o", binary, "../cmd/freshwire")...)
 		build.Stdout, build.Stderr = os.Stderr, os.Stderr
 		err = build.Run()
 	}
@@ -63,6 +63,9 @@ func start(t testing.TB, role string, env ...string) *process {
 	p.run(t)
 	t.Cleanup(func() {
 		p.kill()
+		if strings.Contains(p.out.String(), "DATA RACE") {
+			t.Errorf("freshwire %s has a data race", role)
+		}
 		if t.Failed() {
 			t.Logf("log of %s %s:\n%s", role, addr, p.out.tail(60))
 		}
