@@ -132,7 +132,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) {
 	}
 	attrs := []slog.Attr{
 		slog.String("source", name[:min(len(name), 64)]), slog.String("event_id", a.eventID), slog.String("event", a.kind),
-		slog.Int("status", a.status), slog.String("reason", a.outcome), slog.Int("bytes", a.bytes), slog.Int("secret", a.secret),
+		slog.Int("status", a.status), slog.String("reason", a.outcome), slog.Int("bytes", a.bytes), slog.Int("secret_index", a.secret),
 		slog.String("request_id", requestID), slog.Duration("took", took),
 	}
 	if a.err != nil {

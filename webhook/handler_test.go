@@ -286,8 +286,8 @@ func TestEachDeliveryIsOneLogLineWithoutBodyOrSecret(t *testing.T) {
 		t.Fatalf("%d lines, want 2:\n%s", len(lines), o.log)
 	}
 	for i, want := range []map[string]any{
-		{"msg": "webhook", "level": "INFO", "source": "test", "status": 200.0, "reason": "queued", "event": "post.update", "secret": 0.0, "bytes": 69.0},
-		{"msg": "webhook", "level": "WARN", "source": "test", "status": 401.0, "reason": "bad_token", "event": "", "event_id": "", "secret": -1.0},
+		{"msg": "webhook", "level": "INFO", "source": "test", "status": 200.0, "reason": "queued", "event": "post.update", "secret_index": 0.0, "bytes": 69.0},
+		{"msg": "webhook", "level": "WARN", "source": "test", "status": 401.0, "reason": "bad_token", "event": "", "event_id": "", "secret_index": -1.0},
 	} {
 		var line map[string]any
 		if err := json.Unmarshal([]byte(lines[i]), &line); err != nil {
