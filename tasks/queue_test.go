@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshwire/freshwire/event"
@@ -57,17 +60,111 @@ func TestSameDeliveryInParallelTakesEffectOnce(t *testing.T) {
 // assertOnce holds that events 0 to n-1 are each in the log once.
 func assertOnce(t *testing.T, s *site, n int) {
 	t.Helper()
+	for _, complaint := range notOnce(s.log(t), n) {
+		t.Error(complaint)
+	}
+}
+
+// notOnce says what keeps the log from holding each of events 0 to n-1 once.
+func notOnce(log []string, n int) (complaints []string) {
 	count := map[string]int{}
-	for _, id := range s.log(t) {
+	for _, id := range log {
 		count[id]++
 	}
 	for i := range n {
 		if got := count[news(i).ID]; got != 1 {
-			t.Errorf("event %d is %d times in the log, want once", i, got)
+			complaints = append(complaints, fmt.Sprintf("event %d is %d times in the log, want once", i, got))
 		}
 	}
-	if len(count) != n {
-		t.Errorf("%d events in the log, want %d", len(count), n)
+	if len(count) > n {
+		complaints = append(complaints, fmt.Sprintf("%d events in the log, want %d", len(count), n))
+	}
+	return complaints
+}
+
+// Each event's first run fails. As built, all are
+// published once; with one property broken on purpose, the same check must
+// complain, or it proves nothing.
+func TestCheckerCatchesBrokenQueues(t *testing.T) {
+	const events = 5
+	built := func(q *Queue, ev event.Event) error {
+		_, err := q.Enqueue(context.Background(), ev)
+		return err
+	}
+	for _, tc := range []struct {
+		name    string
+		enqueue func(q *Queue, ev event.Event) error
+		forget  bool   // the log does not remember what it has
+		want    string // of every complaint; empty: none
+	}{
+		{"as built", built, false, ""},
+		{"tasks that are never tried again", func(q *Queue, ev event.Event) error {
+			payload, err := encodePayload(ev, time.Now())
+			if err != nil {
+				return err
+			}
+			_, err = q.client.Enqueue(asynq.NewTask(taskType, payload), append(taskOptions("fw", ev.ID), asynq.MaxRetry(0))...)
+			return err
+		}, false, "is 0 times"},
+		{"an acknowledgement before the queue has it", func(q *Queue, ev event.Event) error {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel() // the process dies here
+			q.Enqueue(ctx, ev)
+			return nil
+		}, false, "is 0 times"},
+		{"a log that forgets what it has", built, true, "is 2 times"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, rdb *redis.Client) {
+				s := newSite(rdb, "fw")
+				var mu sync.Mutex
+				failed := map[string]bool{}
+				steps := with(s, func(st *Steps) {
+					add, barrier := st.Append, st.Barrier
+					firstTime := func(id string) bool {
+						mu.Lock()
+						defer mu.Unlock()
+						first := !failed[id]
+						failed[id] = true
+						return first
+					}
+					st.Barrier = func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
+						if !tc.forget && firstTime(p.Tags[1]) {
+							return m, Report{}, errors.New("the connection broke")
+						}
+						return barrier(ctx, p, m)
+					}
+					st.Append = func(ctx context.Context, c event.Change) (string, bool, error) {
+						position, added, err := add(ctx, c)
+						if tc.forget {
+							rdb.Del(ctx, s.ns.seen(c.ID))
+							if firstTime(c.ID) {
+								err = errors.New("the answer was lost")
+							}
+						}
+						return position, added, err
+					}
+				})
+				q := NewQueue(rdb, testkit.Discard(), Config{})
+				stop := start(t, NewWorker(rdb, steps, testkit.Discard(), Config{}))
+				for i := range events {
+					if err := tc.enqueue(q, news(i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(10 * time.Second) // virtual: the retry after a second has had its turn
+				stop()
+				complaints := notOnce(s.log(t), events)
+				if tc.want == "" && len(complaints) > 0 || tc.want != "" && len(complaints) != events {
+					t.Errorf("%d complaints: %q", len(complaints), complaints)
+				}
+				for _, c := range complaints {
+					if !strings.Contains(c, tc.want) {
+						t.Errorf("complaint %q, want one of %q", c, tc.want)
+					}
+				}
+			})
+		})
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // demoSecret signs the demo CMS's webhooks. It is public on purpose, so that
-// the README's curl works as printed: it guards three articles in memory.
+// the README's curl works as printed: it guards five articles in memory.
 const demoSecret = "freshwire-demo-secret"
 
 // demoAddr stands in the demo's config until the real address is known.
