@@ -138,6 +138,10 @@ func (p Purge) Empty() bool {
 	return !p.All && len(p.Tags)+len(p.Keys)+len(p.Patterns)+len(p.Paths) == 0
 }
 
+// Everybody is the channel of a change that is on too many channels to name:
+// all subscribers hear of it, whatever they listen to. Nobody can ask for it.
+const Everybody = "*"
+
 // Change is what subscribers are told: that something is different now, and
 // what to read again. It never holds content, save fields that a rule names.
 type Change struct {

@@ -184,7 +184,7 @@ func (l *Log) Append(ctx context.Context, c event.Change) (at event.Position, ad
 // AppendRaw adds an application's own news: data, one JSON object, goes to the
 // subscribers of channels as it is.
 func (l *Log) AppendRaw(ctx context.Context, channels []string, data []byte) (event.Position, error) {
-	if ok := reachable(channels); len(channels) == 0 || len(channels) > maxRawChannels || len(ok) < len(channels) || slices.Contains(ok, Everybody) {
+	if ok := reachable(channels); len(channels) == 0 || len(channels) > maxRawChannels || len(ok) < len(channels) || slices.Contains(ok, event.Everybody) {
 		return event.Position{}, ErrChannels
 	}
 	if len(data) > maxRawData || !json.Valid(data) || !strings.HasPrefix(strings.TrimSpace(string(data)), "{") {
@@ -224,16 +224,12 @@ func ValidChannel(name string) bool {
 		!strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '*' })
 }
 
-// Everybody is the channel of a change that all subscribers hear of, whatever
-// they listen to. Append takes it, nobody can name it.
-const Everybody = "*"
-
 // reachable returns the channels that reach a subscriber, each once.
 func reachable(channels []string) []string {
 	ok := make([]string, 0, len(channels))
 	seen := make(map[string]bool, len(channels))
 	for _, ch := range channels {
-		if (ValidChannel(ch) || ch == Everybody) && !seen[ch] {
+		if (ValidChannel(ch) || ch == event.Everybody) && !seen[ch] {
 			seen[ch] = true
 			ok = append(ok, ch)
 		}

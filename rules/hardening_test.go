@@ -42,7 +42,7 @@ func TestNothingBeyondALimitIsForgotten(t *testing.T) {
 		if len(p.Purge.Tags) > MaxTags || len(p.Purge.Keys) > MaxKeys || len(p.Purge.Patterns) > MaxPatterns || len(p.Purge.Paths) > MaxPaths || len(p.Channels) > MaxChannels {
 			t.Errorf("Plan(%+v) is above its limits: %d channels", tc.rule, len(p.Channels))
 		}
-		if tc.rule.Channels != nil && !slices.Equal(p.Channels, []string{Everybody}) {
+		if tc.rule.Channels != nil && !slices.Equal(p.Channels, []string{event.Everybody}) {
 			t.Errorf("Channels = %q, want everybody", p.Channels)
 		}
 	}

@@ -289,7 +289,7 @@ func (p *planner) finish() Plan {
 			if kind(k) == channels {
 				p.plan.Capped = true
 				p.problem(kinds[k].name, why, "everybody is told instead")
-				p.lists[k] = []string{Everybody}
+				p.lists[k] = []string{event.Everybody}
 				continue
 			}
 			p.everything(kinds[k].name, why)

@@ -79,15 +79,13 @@ type Plan struct {
 
 // Limits of a plan. What would be purged beyond them is not forgotten:
 // everything is purged instead (Purge.All), and Problems says so. With more
-// channels than MaxChannels everybody is told, on the one channel Everybody.
+// channels than MaxChannels everybody is told, on the one channel event.Everybody.
 const (
 	MaxTags     = 1000
 	MaxKeys     = 1000
 	MaxPatterns = 64
 	MaxPaths    = 100
 	MaxChannels = 64
-
-	Everybody = "*"
 )
 
 // Lengths in bytes. No entry has a longer tag or key and nobody can subscribe

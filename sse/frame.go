@@ -72,10 +72,7 @@ func newFrame(r event.Record, now time.Time) *frame {
 	return f
 }
 
-// everybody is the channel of a change that is on too many to name: all hear of it.
-const everybody = "*"
-
-func (f *frame) isForAll() bool { return slices.Contains(f.channels, everybody) }
+func (f *frame) isForAll() bool { return slices.Contains(f.channels, event.Everybody) }
 
 // wants reports whether the frame is on one of the channels, or all is set.
 func (f *frame) wants(channels map[string]struct{}, all bool) bool {

@@ -96,7 +96,7 @@ func (m *merger) add(f *frame, c event.Change, s *subscriber) {
 	m.tags.add(c.Tags)
 	m.paths.add(c.Paths)
 	for _, ch := range f.channels {
-		if _, listens := s.channels[ch]; listens || s.all || ch == everybody {
+		if _, listens := s.channels[ch]; listens || s.all || ch == event.Everybody {
 			m.channels.add([]string{ch})
 		}
 	}

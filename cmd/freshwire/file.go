@@ -127,7 +127,7 @@ var pathNames = regexp.MustCompile(`\{[^{}:]*\}`)
 // could not be read, and the same mistake found twice.
 func without(found, more error) error {
 	unread, said := map[string]bool{}, map[string]bool{}
-	for _, e := range flatten(found) {
+	for _, e := range yamlfile.Flatten(found) {
 		said[e.Error()] = true
 		var at *yamlfile.Error
 		if errors.As(e, &at) {
@@ -135,7 +135,7 @@ func without(found, more error) error {
 		}
 	}
 	var errs []error
-	for _, e := range flatten(more) {
+	for _, e := range yamlfile.Flatten(more) {
 		var at *yamlfile.Error
 		if said[e.Error()] || errors.As(e, &at) && unread[at.Path] {
 			continue
@@ -143,27 +143,6 @@ func without(found, more error) error {
 		errs = append(errs, e)
 	}
 	return errors.Join(errs...)
-}
-
-// flatten returns the errors joined in err, one by one.
-func flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	var errs []error
-	var texts []string
-	for _, e := range joined.Unwrap() {
-		errs = append(errs, flatten(e)...)
-		texts = append(texts, e.Error())
-	}
-	if err.Error() != strings.Join(texts, "\n") {
-		return []error{err} // one sentence that wraps several, not a list
-	}
-	return errs
 }
 
 // checkSources finds rules about sources that do not exist.
@@ -206,7 +185,7 @@ func (m *misplaced) YAMLPath() string { return m.path }
 // within puts the places of all mistakes joined in err below prefix.
 func within(prefix string, err error) error {
 	var errs []error
-	for _, e := range flatten(err) {
+	for _, e := range yamlfile.Flatten(err) {
 		var at yamlfile.Located
 		if errors.As(e, &at) {
 			e = &misplaced{prefix + "." + at.YAMLPath(), errors.Unwrap(at)}

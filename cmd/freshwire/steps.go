@@ -51,7 +51,7 @@ func (a *app) plan(ev event.Event) rules.Plan {
 		}
 	}
 	if len(p.Channels) > rules.MaxChannels {
-		p.Channels = []string{feed.Everybody}
+		p.Channels = []string{event.Everybody}
 	}
 	// A delivery id is the id of an event of ours: the site that we told calls
 	// back, and telling it again would go round for ever.

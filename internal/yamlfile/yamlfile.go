@@ -196,6 +196,22 @@ func (d *Doc) locate(err error, parent string) []error {
 	return []error{e}
 }
 
+// Flatten returns the errors that errors.Join put together in err, one by one.
+func Flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	list, ok := joined(err)
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range list {
+		all = append(all, Flatten(e)...)
+	}
+	return all
+}
+
 // joined takes err apart if it is what errors.Join made, and not an error with
 // a text of its own that wraps several.
 func joined(err error) ([]error, bool) {
