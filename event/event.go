@@ -57,9 +57,21 @@ type Event struct {
 	// of an earlier one: an editor may as well have saved twice.
 	Guessed bool `json:"guessed,omitempty"`
 
+	// Tags are cache tags that the CMS itself names: exact texts, never patterns.
+	// At most MaxTags; a delivery with more becomes several events.
+	Tags []string `json:"tags,omitempty"`
+
 	// Purge, when not nil, is what to purge in place of the rules' plan. Set for
-	// /api/revalidate, where the caller says it.
+	// /api/revalidate, where the caller says it, and for a delivery that may have
+	// changed anything.
 	Purge *Purge `json:"purge,omitempty"`
+
+	// Keep is how long the payload is kept after the event is over, so that it can
+	// be replayed as it was. Zero: not.
+	Keep time.Duration `json:"keep,omitempty"`
+
+	// ReplayOf is the id of the event that this one repeats at an operator's word.
+	ReplayOf string `json:"replay_of,omitempty"`
 }
 
 // Kind returns "<type>.<action>", the name that rules match and browsers see.
@@ -70,6 +82,7 @@ func (e Event) Kind() string { return e.Type + "." + string(e.Action) }
 const (
 	MaxName  = 256
 	MaxField = 1024
+	MaxTags  = 500 // of one event
 )
 
 // ErrInvalid is wrapped by every error of Validate.
@@ -95,15 +108,32 @@ func (e Event) Validate() error {
 		{"environment", e.Environment, MaxName, false},
 		{"version", e.Version, MaxName, false},
 		{"delivery id", e.DeliveryID, MaxField, false},
+		{"replayed event", e.ReplayOf, 64, false},
 	} {
-		switch {
-		case f.required && f.value == "":
+		if f.required && f.value == "" {
 			return fmt.Errorf("%w: no %s", ErrInvalid, f.name)
-		case len(f.value) > f.limit:
-			return fmt.Errorf("%w: %s of %d bytes, at most %d", ErrInvalid, f.name, len(f.value), f.limit)
-		case !utf8.ValidString(f.value) || strings.ContainsFunc(f.value, isControl):
-			return fmt.Errorf("%w: %s holds control characters or broken UTF-8", ErrInvalid, f.name)
 		}
+		if err := validText(f.name, f.value, f.limit); err != nil {
+			return err
+		}
+	}
+	if len(e.Tags) > MaxTags {
+		return fmt.Errorf("%w: %d tags, at most %d", ErrInvalid, len(e.Tags), MaxTags)
+	}
+	for _, tag := range e.Tags {
+		if err := validText("tag", tag, MaxName); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validText(name, value string, limit int) error {
+	switch {
+	case len(value) > limit:
+		return fmt.Errorf("%w: %s of %d bytes, at most %d", ErrInvalid, name, len(value), limit)
+	case !utf8.ValidString(value) || strings.ContainsFunc(value, isControl):
+		return fmt.Errorf("%w: %s holds control characters or broken UTF-8", ErrInvalid, name)
 	}
 	return nil
 }
