@@ -19,11 +19,38 @@ type cms struct {
 	// defaults fills in headers and paths that the source leaves out.
 	defaults func(cfg *SourceConfig)
 
-	// decode says what a delivery means. It is given a body that parsed, and
-	// returns at least one item, or an error.
-	decode func(s *Source, d Delivery, body object) ([]Item, error)
+	// methods are the methods that it sends with; nil: POST alone.
+	methods []string
+
+	// json returns the JSON object within a body that is none by itself, such as
+	// a form's; nil: the body is one.
+	json func(d Delivery) ([]byte, error)
+
+	// decode says what a delivery means. It is given a body that parsed.
+	decode func(s *Source, d Delivery, body value) (message, error)
+
+	// isPing reports whether an unsigned request is the test of the connection
+	// that this CMS sends without a signature, and wants answered 200.
+	isPing func(d Delivery) bool
 
 	sample string // a body as this CMS sends it
+}
+
+// message is what a delivery says.
+type message struct {
+	Item // of the delivery as a whole
+
+	batch      []Item // of a delivery that can speak of several entities; else nil
+	deliveryID string // when it stands elsewhere than in the source's header
+	dedupe     string // what names the delivery to us, when that is not its id
+}
+
+// items are what there is to act upon.
+func (m message) items() []Item {
+	if m.batch != nil {
+		return m.batch
+	}
+	return []Item{m.Item}
 }
 
 // cmses are the senders that this version knows. Adding one: a file with its
@@ -89,7 +116,7 @@ func actionOf(name string) event.Action {
 }
 
 // eventName looks where event_from or event_header says, such as query:event.
-func (s *Source) eventName(d Delivery, body object) string {
+func (s *Source) eventName(d Delivery, body value) string {
 	place, name, _ := strings.Cut(s.cfg.EventFrom, ":")
 	switch place {
 	case "query":

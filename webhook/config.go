@@ -39,6 +39,7 @@ type SourceConfig struct {
 	MaxBody          int64         `yaml:"max_body" default:"1MiB" unit:"bytes" desc:"largest body accepted, at most 32MiB; larger ones are answered 413"`
 	DeliveryIDHeader string        `yaml:"delivery_id_header" example:"X-Delivery-Id" desc:"header whose value names the delivery; a repeat with the same value is a duplicate"`
 	DedupeWindow     time.Duration `yaml:"dedupe_window" default:"10s" desc:"without delivery id and signed time: for how long the same bytes are called a duplicate; one that comes after its twin was begun is applied all the same; 1ms to 10m"`
+	Keep             time.Duration `yaml:"keep" example:"24h" desc:"how long bodies are kept in Redis, so that an event can be replayed as it was; they may hold personal data; at most 7 days (0: not kept)"`
 	EventHeader      string        `yaml:"event_header" desc:"header of the event's name; short for event_from: header:NAME"`
 	EventFrom        string        `yaml:"event_from" example:"query:event" desc:"where the event's name stands: query:NAME, header:NAME or body:PATH (generic: body:type, ghost: query:event)"`
 	Paths            Paths         `yaml:"paths" desc:"generic, standardwebhooks: where the body holds the parts of the event"`
@@ -65,6 +66,7 @@ const (
 
 	maxTolerance    = 24 * time.Hour // delivery ids are remembered for longer
 	maxDedupeWindow = 10 * time.Minute
+	maxKeep         = 7 * 24 * time.Hour
 	maxMaxBody      = 32 << 20 // bodies travel through the queue
 	maxPrevious     = 8        // each secret costs one HMAC a delivery
 	shortSecret     = 16       // bytes; shorter ones can be guessed
@@ -136,6 +138,9 @@ func (s *Source) prepareLimits(complain complaints) {
 	}
 	if c.DedupeWindow < time.Millisecond || c.DedupeWindow > maxDedupeWindow {
 		complain("dedupe_window", "%v is not between 1ms and %v", c.DedupeWindow, maxDedupeWindow)
+	}
+	if c.Keep < 0 || c.Keep > maxKeep {
+		complain("keep", "%v is not between 0s and %v", c.Keep, maxKeep)
 	}
 	if c.MaxBody < 0 || c.MaxBody > maxMaxBody {
 		complain("max_body", "%d bytes is not between 1 and %d", c.MaxBody, maxMaxBody)

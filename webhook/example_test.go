@@ -20,9 +20,9 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	enqueue := func(_ context.Context, ev event.Event) (bool, error) {
-		fmt.Println("queued:", ev.Source, ev.Kind(), ev.Slug)
-		return true, nil
+	enqueue := func(_ context.Context, evs []event.Event) ([]bool, error) {
+		fmt.Println("queued:", evs[0].Source, evs[0].Kind(), evs[0].Slug)
+		return []bool{true}, nil
 	}
 	hooks := webhook.NewHandler([]*webhook.Source{blog}, enqueue, slog.New(slog.NewTextHandler(io.Discard, nil)), webhook.Config{})
 	r := mux.NewRouter()

@@ -20,7 +20,7 @@ func genericDefaults(cfg *SourceConfig) {
 	p.Locale = cmp.Or(p.Locale, "data.locale")
 }
 
-func decodeGeneric(s *Source, d Delivery, body object) ([]Item, error) {
+func decodeGeneric(s *Source, d Delivery, body value) (message, error) {
 	name := cmp.Or(s.eventName(d, body), body.text("type"))
 	p := s.cfg.Paths
 	it := Item{
@@ -37,5 +37,5 @@ func decodeGeneric(s *Source, d Delivery, body object) ([]Item, error) {
 	if it.PreviousSlug == it.Slug {
 		it.PreviousSlug = ""
 	}
-	return []Item{it}, nil
+	return message{Item: it}, nil
 }

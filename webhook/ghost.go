@@ -97,20 +97,20 @@ var ghostActions = map[string]event.Action{
 	"ping":             event.Ping,
 }
 
-func decodeGhost(s *Source, d Delivery, body object) ([]Item, error) {
+func decodeGhost(s *Source, d Delivery, body value) (message, error) {
 	name := s.eventName(d, body)
-	if len(body) == 0 { // site.changed has nothing to say
+	if len(body.keys()) == 0 { // site.changed has nothing to say
 		name = cmp.Or(name, "site.changed")
-		return []Item{{Event: name, Action: ghostAction(name)}}, nil
+		return message{Item: Item{Event: name, Action: ghostAction(name)}}, nil
 	}
 	kind, err := ghostKind(name, body)
 	if err != nil {
-		return nil, err
+		return message{}, err
 	}
 	both := body.object(kind)
 	current, previous := both.object("current"), both.object("previous")
-	if current == nil {
-		return nil, errors.New("body has no current version of its entity")
+	if !current.exists() {
+		return message{}, errors.New("body has no current version of its entity")
 	}
 	name = cmp.Or(name, kind+"."+ghostVerb(kind, current, previous))
 	it := Item{
@@ -124,20 +124,19 @@ func decodeGhost(s *Source, d Delivery, body object) ([]Item, error) {
 	if old := previous.text("slug"); old != it.Slug {
 		it.PreviousSlug = old
 	}
-	return []Item{it}, nil
+	return message{Item: it}, nil
 }
 
 // ghostKind returns the single key of the body. Should there be several one
 // day, the event's name tells which is meant.
-func ghostKind(name string, body object) (string, error) {
-	if len(body) == 1 {
-		for kind := range body {
-			return kind, nil
-		}
+func ghostKind(name string, body value) (string, error) {
+	keys := body.keys()
+	if len(keys) == 1 {
+		return keys[0], nil
 	}
 	kind, _, _ := strings.Cut(name, ".")
-	if body.object(kind) == nil {
-		return "", fmt.Errorf("body has %d keys, and no event name tells which to read", len(body))
+	if !body.object(kind).exists() {
+		return "", fmt.Errorf("body has %d keys, and no event name tells which to read", len(keys))
 	}
 	return kind, nil
 }
@@ -150,10 +149,10 @@ func ghostAction(name string) event.Action {
 // ghostVerb tells what happened from what changed. It cannot see tags being
 // attached, and takes an entity without earlier values for new only when it
 // was never updated.
-func ghostVerb(kind string, current, previous object) string {
+func ghostVerb(kind string, current, previous value) string {
 	published := current.text("status") == "published"
 	switch was, now := previous.text("status"), current.text("status"); {
-	case len(current) == 0:
+	case len(current.keys()) == 0:
 		return "deleted"
 	case was != "" && was != now && published:
 		return "published"
@@ -163,7 +162,7 @@ func ghostVerb(kind string, current, previous object) string {
 		return "scheduled"
 	case was == "scheduled" && was != now:
 		return "unscheduled"
-	case len(previous) == 0 && current.text("created_at") != "" && current.text("created_at") == current.text("updated_at"):
+	case len(previous.keys()) == 0 && current.text("created_at") != "" && current.text("created_at") == current.text("updated_at"):
 		return "added"
 	case published && (kind == "post" || kind == "page"):
 		return "published.edited"

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,10 +23,11 @@ import (
 	"github.com/freshwire/freshwire/event"
 )
 
-// Enqueue accepts ev for later work: once it returns without an error, ev is
-// durable. It reports whether ev was added; false means that an event with the
-// same ID is already accepted. It must return when ctx ends.
-type Enqueue func(ctx context.Context, ev event.Event) (added bool, err error)
+// Enqueue accepts the events of one delivery for later work: once it returns
+// without an error, all of them are durable. It reports of each whether it was
+// added; false means that an event with the same ID is already accepted. It
+// must return when ctx ends.
+type Enqueue func(ctx context.Context, evs []event.Event) (added []bool, err error)
 
 // Config of a Handler. The zero Config works.
 type Config struct {
@@ -144,8 +146,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) {
 // deliver takes a delivery from the wire to the queue. The cheap questions
 // come first, and the body is bounded before anything is computed over it.
 func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, src *Source, now time.Time) answer {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
+	if methods := src.Methods(); !slices.Contains(methods, r.Method) {
+		w.Header().Set("Allow", strings.Join(methods, ", "))
 		return answer{status: http.StatusMethodNotAllowed, outcome: "bad_method", secret: -1}
 	}
 	if src == nil {
@@ -166,9 +168,12 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, src *Source, n
 	case res.Reason == MalformedBody:
 		a.detail = "The delivery is verified, but its body is not what this source sends."
 		return a
+	case res.Ping:
+		a.outcome = "ignored"
+		return a
 	case !res.Valid():
 		return a
-	case res.Ping:
+	case len(res.Events) == 0: // it speaks of nothing that we care for
 		a.outcome = "ignored"
 		return a
 	}
@@ -182,17 +187,15 @@ func (h *Handler) queue(ctx context.Context, a answer, events []event.Event) ans
 	// The sender may hang up; what it sent is still worth keeping.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.cfg.EnqueueTimeout)
 	defer cancel()
+	added, err := h.enqueue(ctx, events)
+	if err != nil {
+		a.status, a.outcome, a.err = http.StatusServiceUnavailable, "not_queued", fmt.Errorf("queueing event %s: %w", a.eventID, err)
+		a.detail = "The delivery could not be stored. Send it again."
+		return a
+	}
 	a.outcome = "duplicate"
-	for _, ev := range events {
-		added, err := h.enqueue(ctx, ev)
-		if err != nil {
-			a.status, a.outcome, a.err = http.StatusServiceUnavailable, "not_queued", fmt.Errorf("queueing event %s: %w", ev.ID, err)
-			a.detail = "The delivery could not be stored. Send it again."
-			return a
-		}
-		if added {
-			a.outcome = "queued"
-		}
+	if slices.Contains(added, true) {
+		a.outcome = "queued"
 	}
 	return a
 }

@@ -30,9 +30,20 @@ type queue struct {
 	fail   func(n int) error // asked before the nth event is taken
 }
 
-func (q *queue) enqueue(ctx context.Context, ev event.Event) (bool, error) {
+func (q *queue) enqueue(ctx context.Context, evs []event.Event) (added []bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for _, ev := range evs {
+		ok, err := q.take(ctx, ev)
+		if err != nil {
+			return nil, err
+		}
+		added = append(added, ok)
+	}
+	return added, nil
+}
+
+func (q *queue) take(ctx context.Context, ev event.Event) (bool, error) {
 	if q.fail != nil {
 		if err := q.fail(len(q.events)); err != nil {
 			return false, err
@@ -214,8 +225,8 @@ func TestDeliveryThatCannotBeQueuedIsAskedForAgain(t *testing.T) {
 
 // A batch of which a part was queued is queued to the end by its repeat.
 func TestBatchThatStopsHalfwayIsCompletedByItsRepeat(t *testing.T) {
-	batch := &cms{name: "batch", decode: func(_ *Source, _ Delivery, body object) ([]Item, error) {
-		return []Item{{Event: "a.updated", ContentType: "a", ID: "1"}, {Event: "a.updated", ContentType: "a", ID: "2"}, {Event: "ping", Action: event.Ping}}, nil
+	batch := &cms{name: "batch", decode: func(*Source, Delivery, value) (message, error) {
+		return message{batch: []Item{{Event: "a.updated", ContentType: "a", ID: "1"}, {Event: "a.updated", ContentType: "a", ID: "2"}, {Event: "ping", Action: event.Ping}}}, nil
 	}}
 	src := source(t, SourceConfig{CMS: "generic", Scheme: "token", Secret: testSecret, DeliveryIDHeader: "X-Id"})
 	src.cms = batch
@@ -240,9 +251,9 @@ func TestBatchThatStopsHalfwayIsCompletedByItsRepeat(t *testing.T) {
 func TestAnswerComesWithinASecondWhenTheQueueHangs(t *testing.T) {
 	src := source(t, SourceConfig{CMS: "ghost", Secret: testSecret})
 	synctest.Test(t, func(t *testing.T) {
-		hang := func(ctx context.Context, _ event.Event) (bool, error) {
+		hang := func(ctx context.Context, _ []event.Event) ([]bool, error) {
 			<-ctx.Done()
-			return false, ctx.Err()
+			return nil, ctx.Err()
 		}
 		h := NewHandler([]*Source{src}, hang, testkit.Discard(), Config{})
 		h.now = func() time.Time { return noon }

@@ -15,11 +15,16 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		PreviousSlug string  `json:"previous_slug,omitempty"`
 		Environment  string  `json:"environment,omitempty"`
 		Version      string  `json:"version,omitempty"`
+
+		Path    string   `json:"path,omitempty"`
+		Ref     string   `json:"ref,omitempty"`
+		EventID string   `json:"event_id,omitempty"`
+		Tags    []string `json:"tags,omitempty"`
+		All     bool     `json:"all,omitempty"`
 	}
-	items := make([]item, 0, len(r.Items))
-	for _, it := range r.Items {
-		items = append(items, item{orNull(it.Event), orNull(string(it.Action)), orNull(it.ContentType), orNull(it.ID),
-			orNull(it.Slug), orNull(it.Locale), it.PreviousSlug, it.Environment, it.Version})
+	of := func(it Item) item {
+		return item{orNull(it.Event), orNull(string(it.Action)), orNull(it.ContentType), orNull(it.ID), orNull(it.Slug), orNull(it.Locale),
+			it.PreviousSlug, it.Environment, it.Version, it.Path, it.Ref, it.EventID, it.Tags, it.All}
 	}
 	report := struct {
 		Valid      bool    `json:"valid"`
@@ -33,13 +38,10 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		Items       []item `json:"items,omitempty"` // of a batch
 	}{
 		Valid: r.Valid(), Reason: orNull(string(r.Reason)), DeliveryID: orNull(r.DeliveryID),
-		Ping: r.Ping, SignatureOK: r.SignatureOK, Status: r.Status(),
+		item: of(r.Whole), Ping: r.Ping, SignatureOK: r.SignatureOK, Status: r.Status(),
 	}
-	if len(items) > 0 {
-		report.item = items[0]
-	}
-	if len(items) > 1 {
-		report.Items = items
+	for _, it := range r.Batch {
+		report.Items = append(report.Items, of(it))
 	}
 	if r.Err != nil {
 		report.Why = r.Err.Error()

@@ -30,7 +30,7 @@ type scheme struct {
 	sign func(s *Source, d *Delivery, now time.Time) error
 
 	// redact returns body without the secret; nil when bodies hold none.
-	redact func(s *Source, body object) json.RawMessage
+	redact func(s *Source, body value) json.RawMessage
 }
 
 // schemes are all ways to prove a secret. Adding one: its row and its name here.

@@ -21,8 +21,8 @@ func (s *Source) Sign(body []byte, name string, now time.Time) (Delivery, error)
 	if place, key, _ := strings.Cut(s.cfg.EventFrom, ":"); place != "body" {
 		if name == "" {
 			if obj, err := parseObject(body); err == nil {
-				if items, err := s.cms.decode(s, d, obj); err == nil {
-					name = items[0].Event
+				if m, err := s.cms.decode(s, d, obj); err == nil {
+					name = m.Event
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"log/slog"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +36,14 @@ func (s *Source) Warnings() []string { return s.warnings }
 // MaxBody is the largest body that the source accepts, in bytes.
 func (s *Source) MaxBody() int64 { return s.cfg.MaxBody }
 
+// Methods are the HTTP methods that the source sends with; those of most when s is nil.
+func (s *Source) Methods() []string {
+	if s == nil || s.cms.methods == nil {
+		return []string{http.MethodPost}
+	}
+	return s.cms.methods
+}
+
 // String and LogValue keep the secrets of a source out of prints and logs.
 func (s *Source) String() string       { return s.name }
 func (s *Source) LogValue() slog.Value { return slog.StringValue(s.name) }
@@ -60,49 +69,74 @@ func (s *Source) deliveryID(d Delivery) string {
 	return id
 }
 
+// maxEvents is how many events one delivery may become. One that says more is
+// taken to say that anything may have changed.
+const maxEvents = 1000
+
 // read parses the body and makes events of it.
-func (s *Source) read(d Delivery, sentAt, now time.Time) ([]Item, []event.Event, error) {
-	body, err := parseObject(d.Body)
-	if err != nil {
-		return nil, nil, err
+func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event, error) {
+	text := d.Body
+	if s.cms.json != nil {
+		var err error
+		if text, err = s.cms.json(d); err != nil {
+			return message{}, nil, err
+		}
 	}
-	items, err := s.cms.decode(s, d, body)
+	body, err := parseObject(text)
 	if err != nil {
-		return nil, nil, err
+		return message{}, nil, err
 	}
-	payload := json.RawMessage(d.Body)
+	m, err := s.cms.decode(s, d, body)
+	if err != nil {
+		return message{}, nil, err
+	}
+	m.deliveryID = cmp.Or(m.deliveryID, s.deliveryID(d))
+	items := splitTags(m.items())
+	if len(items) > maxEvents {
+		whole := m.Item
+		whole.Tags, whole.All = nil, true
+		items = []Item{whole}
+	}
+	payload := json.RawMessage(body.raw)
 	if s.scheme.redact != nil {
 		payload = s.scheme.redact(s, body)
 	}
+	base := event.Event{Source: s.name, DeliveryID: m.deliveryID, Payload: payload, ReceivedAt: now.UTC(), Keep: s.cfg.Keep}
 	var events []event.Event
 	for n, it := range items {
 		if it.Action == event.Ping {
 			continue
 		}
-		id, guessed := s.eventID(d, it.Event, n, sentAt, now)
-		ev := event.Event{
-			ID:           id,
-			Guessed:      guessed,
-			Source:       s.name,
-			Name:         it.Event,
-			Type:         cmp.Or(it.ContentType, typeOf(it.Event), it.Event, "unknown"),
-			Action:       cmp.Or(it.Action, event.Other),
-			Entity:       it.ID,
-			Slug:         it.Slug,
-			PreviousSlug: it.PreviousSlug,
-			Locale:       it.Locale,
-			Environment:  it.Environment,
-			Version:      it.Version,
-			DeliveryID:   s.deliveryID(d),
-			Payload:      payload,
-			ReceivedAt:   now.UTC(),
+		ev := base
+		ev.ID, ev.Guessed = s.eventID(d, cmp.Or(m.dedupe, m.deliveryID), it.Event, n, sentAt, now)
+		ev.Name = it.Event
+		ev.Type = cmp.Or(it.ContentType, typeOf(it.Event), it.Event, "unknown")
+		ev.Action = cmp.Or(it.Action, event.Other)
+		ev.Entity, ev.Slug, ev.PreviousSlug = it.ID, it.Slug, it.PreviousSlug
+		ev.Locale, ev.Environment, ev.Version, ev.Tags = it.Locale, it.Environment, it.Version, it.Tags
+		if it.All {
+			ev.Purge = &event.Purge{All: true}
 		}
 		if err := ev.Validate(); err != nil {
-			return nil, nil, err
+			return message{}, nil, err
 		}
 		events = append(events, ev)
 	}
-	return items, events, nil
+	return m, events, nil
+}
+
+// splitTags spreads an item with more tags than an event may have over several.
+func splitTags(items []Item) []Item {
+	var out []Item
+	for _, it := range items {
+		for len(it.Tags) > event.MaxTags {
+			part := it
+			part.Tags, it.Tags = it.Tags[:event.MaxTags], it.Tags[event.MaxTags:]
+			out = append(out, part)
+		}
+		out = append(out, it)
+	}
+	return out
 }
 
 // eventID names the nth event of a delivery so that the same delivery, sent
@@ -119,10 +153,10 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) ([]Item, []event.Event,
 //
 // guessed is true where equal bytes may be two saves as well: in 3, and in 2
 // where the time has no more than seconds.
-func (s *Source) eventID(d Delivery, name string, n int, sentAt, now time.Time) (id string, guessed bool) {
+func (s *Source) eventID(d Delivery, deliveryID, name string, n int, sentAt, now time.Time) (id string, guessed bool) {
 	index := strconv.Itoa(n)
-	if id := s.deliveryID(d); id != "" {
-		return event.NewID(s.name, id, index), false
+	if deliveryID != "" {
+		return event.NewID(s.name, deliveryID, index), false
 	}
 	when := "w" + strconv.FormatInt(now.UnixMilli()/s.cfg.DedupeWindow.Milliseconds(), 10)
 	guessed = true

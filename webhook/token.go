@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -130,16 +131,15 @@ var bodySecretScheme = &scheme{
 		if err != nil {
 			return refuse(MissingToken, "%w, so it holds no secret", err)
 		}
-		switch v := body.at(s.cfg.Path).(type) {
-		case nil:
+		switch v := body.at(s.cfg.Path); {
+		case !v.exists():
 			return refuse(MissingToken, "no field %q in the body", s.cfg.Path)
-		case string:
-			if v == "" {
-				return refuse(MissingToken, "field %q of the body is empty", s.cfg.Path)
-			}
-			return s.matchToken(v)
-		default:
+		case !v.isText():
 			return refuse(BadToken, "field %q of the body is not text", s.cfg.Path)
+		case v.string() == "":
+			return refuse(MissingToken, "field %q of the body is empty", s.cfg.Path)
+		default:
+			return s.matchToken(v.string())
 		}
 	},
 	sign: func(s *Source, d *Delivery, _ time.Time) error {
@@ -152,7 +152,7 @@ var bodySecretScheme = &scheme{
 		}
 		return err
 	},
-	redact: func(s *Source, body object) json.RawMessage {
+	redact: func(s *Source, body value) json.RawMessage {
 		text, err := body.with(s.cfg.Path, "[redacted]")
 		if err != nil { // the path led to the secret a moment ago
 			return json.RawMessage("{}")
@@ -185,10 +185,16 @@ func (s *Source) matchToken(given string) check {
 	return check{secret: found}
 }
 
-// with returns o as JSON with text at path; objects on the way are made where
-// nothing stands. o itself is changed.
-func (o object) with(path, text string) ([]byte, error) {
-	whole, err := put(map[string]any(o), strings.Split(path, "."), text)
+// with returns v as JSON with text at path; objects on the way are made where
+// nothing stands.
+func (v value) with(path, text string) ([]byte, error) {
+	dec := json.NewDecoder(bytes.NewReader(v.raw))
+	dec.UseNumber()
+	var tree map[string]any
+	if err := dec.Decode(&tree); err != nil {
+		return nil, err
+	}
+	whole, err := put(tree, strings.Split(path, "."), text)
 	if err != nil {
 		return nil, err
 	}

@@ -85,9 +85,10 @@ type Result struct {
 	Secret      int    // which one: 0 is secret, 1 the first of previous_secrets; -1 is none
 
 	DeliveryID string        // as the CMS sent it; empty when it sends none
-	Items      []Item        // what the delivery says, in the CMS's words
+	Whole      Item          // what the delivery says as a whole, in the CMS's words
+	Batch      []Item        // what it says of each entity; nil for a sender whose deliveries speak of one
 	Ping       bool          // a test of the connection; there is nothing to do
-	Events     []event.Event // Items to act upon, each one valid; none for a ping
+	Events     []event.Event // what there is to act upon, each one valid; none for a ping
 }
 
 // Valid reports whether the delivery is verified and understood.
@@ -95,10 +96,10 @@ func (r Result) Valid() bool { return r.Reason == "" }
 
 // Status is the HTTP status to answer, provided that the events can be queued.
 func (r Result) Status() int {
-	switch r.Reason {
-	case "":
+	switch {
+	case r.Reason == "", r.Ping:
 		return http.StatusOK
-	case MalformedBody:
+	case r.Reason == MalformedBody:
 		return http.StatusBadRequest
 	default:
 		return http.StatusUnauthorized
@@ -116,7 +117,12 @@ type Item struct {
 	PreviousSlug string
 	Locale       string
 	Environment  string
-	Version      string
+	Version      string   // as the origin tells it too: number, time or hash
+	Path         string   // of a file in a repository
+	Ref          string   // branch or tag of a repository
+	EventID      string   // of what happened, when several deliveries may tell of it
+	Tags         []string // cache tags that the CMS names: exact texts
+	All          bool     // anything may have changed
 }
 
 // Verify says who sent d and what it means. The signature is checked before
@@ -127,19 +133,19 @@ func (s *Source) Verify(d Delivery, now time.Time) Result {
 	res := Result{Reason: c.reason, Err: c.err, SignatureOK: c.reason == "", Secret: c.secret}
 	if c.reason != "" {
 		res.Secret = -1
+		res.Ping = c.reason == MissingSignature && s.cms.isPing != nil && s.cms.isPing(d)
 		return res
 	}
 	if res.Reason, res.Err = s.age(c.sentAt, now); res.Reason != "" {
 		return res
 	}
-	items, events, err := s.read(d, c.sentAt, now)
+	m, events, err := s.read(d, c.sentAt, now)
 	if err != nil {
 		res.Reason, res.Err = MalformedBody, err
 		return res
 	}
-	res.DeliveryID = s.deliveryID(d)
-	res.Items, res.Events = items, events
-	res.Ping = len(events) == 0
+	res.DeliveryID, res.Whole, res.Batch, res.Events = m.deliveryID, m.Item, m.batch, events
+	res.Ping = m.Action == event.Ping
 	return res
 }
 

@@ -41,7 +41,7 @@ func (a *app) urls() (http.Handler, error) {
 		return a.middleware(r), nil
 	}
 
-	hooks := webhook.NewHandler(a.site.sources, a.queue.Enqueue, a.log, a.configs.Webhook)
+	hooks := webhook.NewHandler(a.site.sources, a.accept, a.log, a.configs.Webhook)
 	// a CMS: one delivery, answered 200 once it is durable; a repeat is 200 too.
 	r.Handle("/webhooks/{source}", hooks)
 	r.Handle("/api/webhooks/cms", hooks.Source("cms"))
