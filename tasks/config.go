@@ -21,6 +21,10 @@ type Config struct {
 	// Zero means 32.
 	Concurrency int `envconfig:"WORKER_CONCURRENCY" default:"32" desc:"events that one worker process runs at a time"`
 
+	// Coalesce says that some rule coalesces: a worker then takes many more events
+	// than it runs at a time, since most of them wait for company.
+	Coalesce bool `ignored:"true"`
+
 	// TargetBudget bounds the time that an event waits for its targets, with
 	// all their repetitions; after it the change goes out as degraded. Zero
 	// means 10s, at most 15s: the rest of a task must fit before its deadline.
