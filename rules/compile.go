@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/expr-lang/expr"
 
@@ -33,6 +34,7 @@ type rule struct {
 	channels []item
 	targets  []string
 	fields   []namedExpr // sorted by name
+	coalesce time.Duration
 }
 
 // kind is what an item names.
@@ -83,6 +85,11 @@ func Compile(rs []Rule, targets []string) (*Set, error) {
 	return s, errors.Join(c.mistakes...)
 }
 
+// Coalesces reports whether a plan of s may ask to wait for more events.
+func (s *Set) Coalesces() bool {
+	return slices.ContainsFunc(s.rules, func(r rule) bool { return r.coalesce > 0 })
+}
+
 type compiler struct {
 	targets  []string
 	mistakes []error
@@ -96,7 +103,10 @@ func (c *compiler) mistake(path string, err error) {
 
 func (c *compiler) rule(i int, r Rule) rule {
 	at := fmt.Sprintf("rules[%d].", i)
-	out := rule{index: i, on: r.On, source: r.Source}
+	out := rule{index: i, on: r.On, source: r.Source, coalesce: r.Coalesce}
+	if r.Coalesce != 0 && (r.Coalesce < minCoalesce || r.Coalesce > maxCoalesce) {
+		c.mistake(at+"coalesce", fmt.Errorf("%v is not between %v and %v", r.Coalesce, minCoalesce, maxCoalesce))
+	}
 	for j, g := range r.On {
 		c.mistake(fmt.Sprintf("%son[%d]", at, j), checkGlob(g))
 	}

@@ -22,8 +22,15 @@ func (s *Set) Plan(ev event.Event) Plan {
 			p.apply(&s.rules[i])
 		}
 	}
-	if ev.Purge != nil {
+	switch {
+	case ev.Purge != nil:
 		p.explicit(*ev.Purge)
+	case len(p.plan.Rules) > 0:
+		for _, tag := range ev.Tags {
+			if tag != "" {
+				p.keep(tags, tag)
+			}
+		}
 	}
 	return p.finish()
 }
@@ -91,6 +98,7 @@ func (p *planner) apply(r *rule) {
 	for _, f := range r.fields {
 		p.field(r, f)
 	}
+	p.plan.Coalesce = max(p.plan.Coalesce, r.coalesce)
 }
 
 func (p *planner) when(r *rule) bool {
@@ -325,7 +333,11 @@ func (p *planner) problem(path string, err error, instead string) {
 	if instead != "" {
 		text += "; " + instead
 	}
-	text = path + ": " + text
+	p.note(path + ": " + text)
+}
+
+// note keeps one problem's text, once.
+func (p *planner) note(text string) {
 	switch {
 	case slices.Contains(p.plan.Problems, text):
 	case len(p.plan.Problems) < maxProblems-1:

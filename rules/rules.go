@@ -37,6 +37,9 @@
 //
 // When an event tells that its slug changed, what a rule purges by slug is
 // purged under the previous one too, or the old page would stay.
+//
+// Tags that the CMS itself names (event.Event.Tags) are purged as they are, as
+// soon as one rule matches.
 package rules
 
 import (
@@ -54,7 +57,7 @@ type Rule struct {
 	Revalidate []string          `yaml:"revalidate" desc:"targets to tell after the purge" example:"site"`
 	Channels   []string          `yaml:"channels" desc:"channels on which browsers hear of it; absent: {type} and {type}:{id}"`
 	Fields     map[string]string `yaml:"fields" keys:"^[A-Za-z_][A-Za-z0-9_]{0,63}$" desc:"expressions whose values the notification carries as \"fields\"" `
-	Coalesce   time.Duration     `yaml:"coalesce" later:"true" desc:"one run for a burst of edits on one entity"`
+	Coalesce   time.Duration     `yaml:"coalesce" desc:"one run for a burst of edits on one entity: how long it waits for more of them, 100ms to 500ms; absent: not at all" example:"200ms"`
 	Refill     int               `yaml:"refill" later:"true" desc:"fill so many of the most read entries before telling browsers"`
 }
 
@@ -72,9 +75,10 @@ type Plan struct {
 	Targets  []string
 	Channels []string
 	Fields   map[string]any
-	Rules    []int    // that matched, from 0; none: the event is kept, marked "no rule"
-	Problems []string // for people: what failed on this event, and what was done instead
-	Capped   bool     // one of the limits below was reached
+	Coalesce time.Duration // the longest of the rules that matched; 0: none coalesces
+	Rules    []int         // that matched, from 0; none: the event is kept, marked "no rule"
+	Problems []string      // for people: what failed on this event, and what was done instead
+	Capped   bool          // one of the limits below was reached
 }
 
 // Limits of a plan. What would be purged beyond them is not forgotten:
@@ -97,6 +101,12 @@ const (
 	maxPattern = 512
 	maxPath    = 2048
 	maxChannel = 256
+)
+
+// Bounds of Rule.Coalesce: shorter catches no burst, longer keeps people waiting.
+const (
+	minCoalesce = 100 * time.Millisecond
+	maxCoalesce = 500 * time.Millisecond
 )
 
 const (

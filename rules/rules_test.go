@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/internal/yamlfile"
@@ -91,7 +92,7 @@ func TestKeysOfLaterVersionsAreNamed(t *testing.T) {
 		Rules []Rule `yaml:"rules"`
 	}
 	err := yamlfile.Decode("f", []byte("rules:\n  - coalesce: 200ms\n    refill: 20\n"), &file, os.LookupEnv)
-	want := "f:2:5: rules[0].coalesce: this version does not do this yet; remove the key\nf:3:5: rules[0].refill: this version does not do this yet; remove the key"
+	want := "f:3:5: rules[0].refill: this version does not do this yet; remove the key"
 	if fmt.Sprint(err) != want {
 		t.Errorf("Decode = %v, want\n%s", err, want)
 	}
@@ -144,6 +145,8 @@ func TestPlans(t *testing.T) {
 			"tags: a\nchannels: c\n!: payload: the payload is not JSON | rules[0].purge.tags[1]: cannot fetch x from <nil>; left out | rules[0].purge.tags[2]: cannot fetch y from <nil>; left out\n"},
 		{"what the event itself purges is purged instead, and all targets told", []Rule{tags("x")}, post(func(e *event.Event) { e.Purge = &event.Purge{Paths: []string{"/a"}, Tags: []string{"t"}} }),
 			"tags: t\npaths: /a\ntargets: a | b\nchannels: c\n"},
+		{"tags of the CMS are purged as they are", []Rule{tags("x", "d*[1]")}, post(func(e *event.Event) { e.Tags = []string{"d*[1]", "{slug};?", ""} }), "tags: x | d*[1] | {slug};?\nchannels: c\n"},
+		{"tags of the CMS need a rule that matches", []Rule{{On: []string{"x"}}}, post(func(e *event.Event) { e.Tags = []string{"a"} }), ""},
 		{"the same, where no rule matches", []Rule{{On: []string{"x"}}}, post(func(e *event.Event) { e.Purge = &event.Purge{All: true} }), "targets: a | b\nchannels: post | post:42\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -177,6 +180,19 @@ func TestFieldsAreValuesOfTheEvent(t *testing.T) {
 	got = s.Plan(post(with(`{"data":{"big":"` + strings.Repeat("x", maxFieldsBytes) + `","categories":[],"title":"T"}}`)))
 	if _, ok := got.Fields["n"]; ok || got.Fields["big"] != "Tx" {
 		t.Errorf("Fields = %v, want the one that fits and not the long one", got.Fields)
+	}
+}
+
+func TestLongestWaitOfTheMatchingRulesCounts(t *testing.T) {
+	s := compiled(t, nil, Rule{On: []string{"post.*"}, Coalesce: 100 * time.Millisecond}, Rule{On: []string{"*.update"}, Coalesce: 500 * time.Millisecond}, Rule{On: []string{"page.*"}})
+	for kind, want := range map[string]time.Duration{"post.update": 500 * time.Millisecond, "post.delete": 100 * time.Millisecond, "page.delete": 0} {
+		typ, action, _ := strings.Cut(kind, ".")
+		if got := s.Plan(post(func(e *event.Event) { e.Type, e.Action, e.Name = typ, event.Action(action), "" })); got.Coalesce != want || got.Rules == nil {
+			t.Errorf("Plan(%s).Coalesce = %v by rules %v, want %v", kind, got.Coalesce, got.Rules, want)
+		}
+	}
+	if !s.Coalesces() || compiled(t, nil).Coalesces() || compiled(t, nil, Rule{}).Coalesces() {
+		t.Error("Coalesces is true for rules that say coalesce, and only for them")
 	}
 }
 
@@ -214,6 +230,9 @@ func TestMistakesAreToldWithTheirPath(t *testing.T) {
 		{pattern(strings.Repeat("*a", 17)), `rules[0].purge.patterns[0]: 17 stars, at most 16`},
 		{Rule{On: []string{"post.[ab]"}}, `rules[0].on[0]: "post.[ab]": only * (any run of characters) and ? (any one) have a meaning here`},
 		{Rule{On: []string{""}}, `rules[0].on[0]: is empty; * matches every event`},
+		{Rule{Coalesce: 99 * time.Millisecond}, `rules[0].coalesce: 99ms is not between 100ms and 500ms`},
+		{Rule{Coalesce: 501 * time.Millisecond}, `rules[0].coalesce: 501ms is not between 100ms and 500ms`},
+		{Rule{Coalesce: -time.Second}, `rules[0].coalesce: -1s is not between 100ms and 500ms`},
 		{Rule{Revalidate: []string{"siet"}}, `rules[0].revalidate[0]: unknown target "siet"; did you mean "site"?`},
 		{Rule{Revalidate: []string{"other"}}, `rules[0].revalidate[0]: unknown target "other"; known targets: site, cdn`},
 		{Rule{Fields: map[string]string{"t": "x +"}}, `rules[0].fields.t: character 3: unexpected token EOF`},
