@@ -52,6 +52,7 @@ const (
 	maxPublish     = 64      // channels that also get a PUBLISH
 	maxRawData     = 1 << 16 // bytes of an application's own news
 	maxRawChannels = 64
+	maxIDs         = 1000 // events that one change stands for
 )
 
 var (
@@ -168,17 +169,25 @@ func New(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Log {
 // Append adds c to the log and returns where it stands. An event whose ID was
 // appended before is not added again: its first position is returned.
 //
+// A change may stand for several events, c.IDs. All of them count as appended
+// then, in the same moment; those that were appended before keep their
+// position. A change whose own ID is known is not added, whatever the others are.
+//
 // Channels that nobody can listen to (see ValidChannel) are left out of the
 // index, as they reach nobody.
 func (l *Log) Append(ctx context.Context, c event.Change) (at event.Position, added bool, err error) {
 	if c.ID == "" {
 		return at, false, errors.New("feed: a change without an id")
 	}
+	if len(c.IDs) > maxIDs {
+		return at, false, fmt.Errorf("feed: change %q stands for %d events, at most %d", c.ID, len(c.IDs), maxIDs)
+	}
 	data, err := json.Marshal(c)
 	if err != nil {
 		return at, false, fmt.Errorf("encoding change %q: %w", c.ID, err)
 	}
-	return l.append(ctx, c.ID, l.cfg.SeenFor, reachable(c.Channels), data)
+	ids := append([]string{c.ID}, slices.DeleteFunc(slices.Clone(c.IDs), func(id string) bool { return id == c.ID })...)
+	return l.append(ctx, ids, l.cfg.SeenFor, reachable(c.Channels), data)
 }
 
 // AppendRaw adds an application's own news: data, one JSON object, goes to the
@@ -191,22 +200,27 @@ func (l *Log) AppendRaw(ctx context.Context, channels []string, data []byte) (ev
 		return event.Position{}, ErrData
 	}
 	// The id lives as long as a client library may repeat a call whose answer was lost.
-	at, _, err := l.append(ctx, "raw:"+rand.Text(), time.Minute, channels, data)
+	at, _, err := l.append(ctx, []string{"raw:" + rand.Text()}, time.Minute, channels, data)
 	return at, err
 }
 
-func (l *Log) append(ctx context.Context, id string, seenFor time.Duration, channels []string, data []byte) (at event.Position, added bool, err error) {
+// append adds data under the first of ids, which decides whether it is new.
+func (l *Log) append(ctx context.Context, ids []string, seenFor time.Duration, channels []string, data []byte) (at event.Position, added bool, err error) {
 	args := []any{rand.Text(), l.cfg.MaxLen, int64(seenFor / time.Second), data, strings.Join(channels, "\n")}
 	for _, ch := range channels[:min(len(channels), maxPublish)] {
 		args = append(args, l.cfg.Namespace+":"+ch)
 	}
-	reply, err := appendScript.Run(ctx, l.rdb, []string{l.logKey(), l.metaKey(), l.seenKey(id)}, args...).Slice()
+	keys := []string{l.logKey(), l.metaKey()}
+	for _, id := range ids {
+		keys = append(keys, l.seenKey(id))
+	}
+	reply, err := appendScript.Run(ctx, l.rdb, keys, args...).Slice()
 	if err != nil {
-		return at, false, fmt.Errorf("appending %q to the log: %w", id, err)
+		return at, false, fmt.Errorf("appending %q to the log: %w", ids[0], err)
 	}
 	text, _ := reply[0].(string)
 	if at, err = event.ParsePosition(text); err != nil {
-		return at, false, fmt.Errorf("appending %q to the log: got position %q: %w", id, text, err)
+		return at, false, fmt.Errorf("appending %q to the log: got position %q: %w", ids[0], text, err)
 	}
 	n, _ := reply[1].(int64)
 	if n == 1 {

@@ -153,6 +153,46 @@ func TestEventIsAppendedOnce(t *testing.T) {
 	}, "redis", "embedded")
 }
 
+func TestChangeThatStandsForManyEventsIsAppendedOnceForAllOfThem(t *testing.T) {
+	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient) {
+		log := New(rdb, testkit.Discard(), Config{})
+		ctx := t.Context()
+		first, _, err := log.Append(ctx, change("before"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		merged := change("m999")
+		for i := range 999 {
+			merged.IDs = append(merged.IDs, fmt.Sprint("m", i))
+		}
+		merged.IDs = append(merged.IDs, "before", "m999")
+		if _, _, err := log.Append(ctx, merged); err == nil {
+			t.Errorf("Append of %d events = nil, want an error", len(merged.IDs))
+		}
+		merged.IDs = merged.IDs[1:]
+		at, added, err := log.Append(ctx, merged)
+		if err != nil || !added {
+			t.Fatalf("Append = %v, %v, %v, want it added", at, added, err)
+		}
+		for id, want := range map[string]event.Position{"m1": at, "m500": at, "m999": at, "before": first} {
+			if got, added, err := log.Append(ctx, change(id)); err != nil || added || got != want {
+				t.Errorf("Append(%s) = %v, %v, %v, want the position %v that it has", id, got, added, err, want)
+			}
+			if ttl := rdb.TTL(ctx, log.seenKey(id)).Val(); ttl < 71*time.Hour {
+				t.Errorf("%s is remembered for %v, want 72h", id, ttl)
+			}
+		}
+		known := change("m1")
+		known.IDs = []string{"fresh", "m1"}
+		if got, added, err := log.Append(ctx, known); err != nil || added || got != at {
+			t.Errorf("Append(m1 for fresh, m1) = %v, %v, %v, want m1 where it is", got, added, err)
+		}
+		if _, added, err := log.Append(ctx, change("fresh")); err != nil || !added {
+			t.Errorf("Append(fresh) = %v, %v, want it added: nobody was told of it", added, err)
+		}
+	})
+}
+
 func TestOutsidersHearChangesByPublish(t *testing.T) {
 	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient) {
 		l := testLog(t, rdb, Config{})
