@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -22,7 +23,9 @@ const maxDepth = 9500
 // A path names keys and array elements apart by dots: data.id, documents.0. Of
 // a key that stands there twice, the last one wins. A number keeps its digits.
 type value struct {
-	raw []byte // valid, without white space around it
+	raw  []byte // valid, without white space around it
+	from int    // where raw begins in the body
+	long []span // the long parts of the body, for skipping them
 }
 
 // parseObject reads a body that is one JSON object in UTF-8 and nothing else.
@@ -34,34 +37,11 @@ func parseObject(body []byte) (value, error) {
 	if len(body) == 0 || body[0] != '{' {
 		return value{}, errors.New("body is not a JSON object")
 	}
-	if d := depth(body); d > maxDepth {
-		return value{}, fmt.Errorf("body nests %d deep, at most %d", d, maxDepth)
+	long, err := scan(body)
+	if err != nil {
+		return value{}, fmt.Errorf("body %w", err)
 	}
-	if !json.Valid(body) {
-		return value{}, errors.New("body is not valid JSON")
-	}
-	return value{body}, nil
-}
-
-// depth returns how deep brackets nest, those within strings not counted.
-func depth(body []byte) (deepest int) {
-	var d int
-	var quoted bool
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{', c == '[':
-			d++
-			deepest = max(deepest, d)
-		case c == '}', c == ']':
-			d--
-		}
-	}
-	return deepest
+	return value{raw: body, long: long}, nil
 }
 
 func (v value) exists() bool   { return len(v.raw) > 0 && v.raw[0] != 'n' } // null is nothing, too
@@ -116,8 +96,8 @@ func (v value) list(path string) []value {
 		return nil
 	}
 	var items []value
-	v.each(func(_, item []byte) bool {
-		items = append(items, value{item})
+	v.each(func(_ []byte, item value) bool {
+		items = append(items, item)
 		return true
 	})
 	return items
@@ -130,7 +110,7 @@ func (v value) keys() []string {
 	}
 	var keys []string
 	seen := map[string]bool{}
-	v.each(func(key, _ []byte) bool {
+	v.each(func(key []byte, _ value) bool {
 		if k := unquote(key); !seen[k] {
 			seen[k] = true
 			keys = append(keys, k)
@@ -145,9 +125,9 @@ func (v value) child(step string) value {
 	var found value
 	switch v.raw[0] {
 	case '{':
-		v.each(func(key, item []byte) bool {
+		v.each(func(key []byte, item value) bool {
 			if string(key[1:len(key)-1]) == step || bytes.IndexByte(key, '\\') >= 0 && unquote(key) == step {
-				found = value{item}
+				found = item
 			}
 			return true
 		})
@@ -156,9 +136,9 @@ func (v value) child(step string) value {
 		if err != nil || n < 0 {
 			break
 		}
-		v.each(func(_, item []byte) bool {
+		v.each(func(_ []byte, item value) bool {
 			if n--; n < 0 {
-				found = value{item}
+				found = item
 			}
 			return n >= 0
 		})
@@ -168,18 +148,18 @@ func (v value) child(step string) value {
 
 // each calls f with every member (its key still quoted) or element of v until
 // f returns false.
-func (v value) each(f func(key, item []byte) bool) {
+func (v value) each(f func(key []byte, item value) bool) {
 	b := v.raw
 	i := skipSpace(b, 1)
 	for i < len(b) && b[i] != '}' && b[i] != ']' {
 		var key []byte
 		if b[0] == '{' {
-			end := skipValue(b, i)
+			end := skipString(b, i)
 			key = b[i:end]
 			i = skipSpace(b, skipSpace(b, end)+1) // the colon
 		}
-		end := skipValue(b, i)
-		if !f(key, b[i:end]) {
+		end := v.skip(i)
+		if !f(key, value{b[i:end], v.from + i, v.long}) {
 			return
 		}
 		if i = skipSpace(b, end); i < len(b) && b[i] == ',' {
@@ -188,46 +168,47 @@ func (v value) each(f func(key, item []byte) bool) {
 	}
 }
 
-func skipSpace(b []byte, i int) int {
-	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
-		i++
-	}
-	return i
-}
-
-// skipValue returns where the value that begins at b[i] ends.
-func skipValue(b []byte, i int) int {
+// skip returns where the value that begins at v.raw[i] ends.
+func (v value) skip(i int) int {
+	b := v.raw
 	switch b[i] {
 	case '"':
 		return skipString(b, i)
 	case '{', '[':
-		for d := 0; i < len(b); {
-			switch b[i] {
-			case '"':
-				i = skipString(b, i)
-				continue
-			case '{', '[':
-				d++
-			case '}', ']':
-				if d--; d == 0 {
-					return i + 1
-				}
-			}
-			i++
+		if n, ok := slices.BinarySearchFunc(v.long, v.from+i, func(s span, at int) int { return s.from - at }); ok {
+			return v.long[n].to - v.from
 		}
-		return i
+		return skipBrackets(b, i)
 	}
-	for i < len(b) && strings.IndexByte(",]} \n\r\t", b[i]) < 0 {
+	for i < len(b) && b[i] > ' ' && b[i] != ',' && b[i] != ']' && b[i] != '}' {
 		i++
 	}
 	return i
 }
 
-func skipString(b []byte, i int) int {
-	for i++; i < len(b) && b[i] != '"'; i++ {
-		if b[i] == '\\' {
-			i++
+// skipBrackets returns where the object or array that begins at b[i] ends.
+func skipBrackets(b []byte, i int) int {
+	for d := 0; i < len(b); {
+		switch b[i] {
+		case '"':
+			i = skipString(b, i)
+			continue
+		case '{', '[':
+			d++
+		case '}', ']':
+			if d--; d == 0 {
+				return i + 1
+			}
 		}
+		i++
+	}
+	return i
+}
+
+// skipString returns where the string that begins at b[i] ends.
+func skipString(b []byte, i int) int {
+	for i = plainEnd(b, i+1); i < len(b) && b[i] != '"'; i = plainEnd(b, i) {
+		i += 2 // a backslash and what it escapes
 	}
 	return min(i+1, len(b))
 }
