@@ -15,7 +15,10 @@ type metrics struct {
 	seconds      prometheus.Histogram     // a task, from start to end
 	latency      prometheus.Histogram     // an event, from receipt to log
 	steps        *prometheus.HistogramVec // by step
-	targets      *prometheus.CounterVec   // by target and result
+	coalesced    prometheus.Counter
+	targets      *prometheus.CounterVec // by target and result
+	notices      *prometheus.CounterVec // by target
+	tells        *prometheus.CounterVec // by target
 	reaped       prometheus.Counter
 	recordErrors prometheus.Counter
 }
@@ -38,6 +41,12 @@ func newMetrics(rdb redis.UniversalClient, cfg Config) *metrics {
 			Help: "Time of one step of an attempt.", Buckets: buckets}, []string{"step"})),
 		targets: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "freshwire_target_results_total",
 			Help: "Targets told, by result: ok, given_up."}, []string{"target", "result"})),
+		coalesced: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "freshwire_events_coalesced_total",
+			Help: "Events published by the run of a newer event on the same entity."})),
+		notices: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "freshwire_target_notices_total",
+			Help: "What events had to tell a target, repetitions counted."}, []string{"target"})),
+		tells: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "freshwire_target_tells_total",
+			Help: "Times that a target was told, each with all the notices that had gathered."}, []string{"target"})),
 		reaped: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "freshwire_queue_reaped_total",
 			Help: "Tasks of dead workers given back to the queue."})),
 		recordErrors: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "freshwire_event_record_errors_total",

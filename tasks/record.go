@@ -61,7 +61,11 @@ type Outcome struct {
 	Targets  []TargetResult `json:"targets,omitempty"`
 	Degraded bool           `json:"degraded,omitempty"` // a target was given up
 	Position string         `json:"position,omitempty"` // in the log of changes
-	Steps    []StepTime     `json:"steps"`
+
+	Recalled   *Recalled `json:"recalled,omitempty"`   // also in Slug and PreviousSlug
+	Superseded bool      `json:"superseded,omitempty"` // a newer version of the entity was known
+
+	Steps []StepTime `json:"steps"`
 }
 
 // RecordedPlan is a Plan with lists cut at 100 items; Counts has their true lengths.
@@ -88,7 +92,7 @@ type TargetResult struct {
 }
 
 // StepTime is when a step was over: received, queued, started, planned,
-// invalidated, settled, reclaimed, told, published, done.
+// gathered (where a rule coalesces), invalidated, settled, reclaimed, told, published, done.
 type StepTime struct {
 	Step string    `json:"step"`
 	At   time.Time `json:"at"`

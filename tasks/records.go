@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -181,6 +182,9 @@ func (r *Records) decode(ctx context.Context, id string, raw rawRecord) (Record,
 	rec.ID, rec.Source, rec.Name, rec.Type, rec.Action, rec.Entity = id, ev.Source, ev.Name, ev.Type, ev.Action, ev.Entity
 	rec.Slug, rec.PreviousSlug, rec.Locale, rec.Environment = ev.Slug, ev.PreviousSlug, ev.Locale, ev.Environment
 	rec.Version, rec.DeliveryID, rec.ReceivedAt = ev.Version, ev.DeliveryID, ev.ReceivedAt
+	if m := rec.Recalled; m != nil {
+		rec.Slug, rec.PreviousSlug = cmp.Or(m.Slug, rec.Slug), cmp.Or(m.PreviousSlug, rec.PreviousSlug)
+	}
 	if ev.Type != "" {
 		rec.Event = ev.Kind()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -14,13 +15,18 @@ import (
 	"github.com/freshwire/freshwire/rules"
 )
 
+// publishedBefore is the note of an event that an earlier attempt published,
+// whose answer was lost.
+const publishedBefore = "published before"
+
 // run is one attempt at one event.
 type run struct {
 	w        *Worker
-	ev       event.Event
+	ev       event.Event // with what was recalled
 	queuedAt time.Time
 	opening  opening
 	lastTry  bool
+	inside   bool // holds one of the worker's slots
 
 	start   time.Time
 	step    string    // that runs now
@@ -30,6 +36,9 @@ type run struct {
 	outcome Outcome
 	plan    rules.Plan
 	mark    remembered
+
+	others []*run // that this run stands for, oldest first; this one is the newest
+	arrive func() // tells the coalescer that the targets are next; nil outside of a group
 }
 
 // process is Asynq's handler.
@@ -43,17 +52,20 @@ func (w *Worker) process(ctx context.Context, task *asynq.Task) error {
 	retried, _ := asynq.GetRetryCount(ctx)
 	limit, _ := asynq.GetMaxRetry(ctx)
 	now := time.Now()
-	r := &run{w: w, start: now, since: now, step: "decode", lastTry: retried >= limit, status: Running}
+	r := &run{w: w, start: now, since: now, step: "start", lastTry: retried >= limit, status: Running}
+	defer r.leave()
+	entered := r.enter(ctx)
 
 	env, err := decodePayload(id, task.Payload())
 	if err != nil {
+		r.step = "decode"
 		r.ev = event.Event{ID: id, ReceivedAt: now}
 		r.queuedAt = now
 		if errors.Is(err, errPoison) {
 			err = fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 		}
 	} else {
-		r.ev, r.queuedAt = env.Event, env.EnqueuedAt
+		r.ev, r.queuedAt, err = env.Event, env.EnqueuedAt, entered
 	}
 	r.opening = w.records.begin(ctx, r.ev, r.queuedAt)
 	r.mark = r.opening.mark
@@ -64,13 +76,40 @@ func (w *Worker) process(ctx context.Context, task *asynq.Task) error {
 	r.outcome.step("queued", r.queuedAt, r.ev.ReceivedAt)
 	r.outcome.step("started", now, r.ev.ReceivedAt)
 	if err == nil {
-		err = r.recovered(ctx)
+		err = r.recovered(ctx, r.prepare)
+	}
+	switch {
+	case err != nil || r.status != Running:
+	case r.coalesces():
+		r.leave() // waiting costs nobody a slot
+		err = w.groups.join(ctx, r)
+	default:
+		err = r.recovered(ctx, r.publish)
 	}
 	return r.finish(ctx, err)
 }
 
-// recovered runs the steps; a panic of one is its error.
-func (r *run) recovered(ctx context.Context) (err error) {
+// enter waits until one of the worker's slots is free: so many events do
+// something at a time, of all those that Asynq has handed out.
+func (r *run) enter(ctx context.Context) error {
+	select {
+	case r.w.slots <- struct{}{}:
+		r.inside = true
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("no room to run: %w: %w", ErrPaused, context.Cause(ctx))
+	}
+}
+
+func (r *run) leave() {
+	if r.inside {
+		r.inside = false
+		<-r.w.slots
+	}
+}
+
+// recovered runs steps; a panic of one is its error.
+func (r *run) recovered(ctx context.Context, steps func(context.Context) error) (err error) {
 	defer func() {
 		if x := recover(); x != nil {
 			r.w.log.ErrorContext(ctx, "panic", "event_id", r.ev.ID, "step", r.step, "err", x, "stack", string(debug.Stack()))
@@ -83,29 +122,42 @@ func (r *run) recovered(ctx context.Context) (err error) {
 			err = fmt.Errorf("%s: %w", r.step, err)
 		}
 	}()
-	return r.steps(ctx)
+	return steps(ctx)
 }
 
-// steps takes an event through its life. Whatever returns early is run again
-// from the top, so each step stands where it may be repeated.
-func (r *run) steps(ctx context.Context) (err error) {
-	s := r.w.steps
-	if r.opening.position != "" { // published, but the queue was not told: nothing is left to do
-		r.status, r.outcome.Position, r.outcome.Note = Done, r.opening.position, "published before"
+// prepare finds out what the event means. It ends the attempt, by the status,
+// when nothing is left to do.
+func (r *run) prepare(ctx context.Context) error {
+	if r.opening.position != "" { // published, but the queue was not told
+		r.status, r.outcome.Position, r.outcome.Note = Done, r.opening.position, publishedBefore
 		return nil
 	}
-
-	r.begin("plan")
-	r.plan = s.Plan(r.ev)
-	r.outcome.Plan = recordPlan(r.plan)
-	for _, p := range head(r.plan.Problems) {
-		r.outcome.Problems = append(r.outcome.Problems, cut(p))
+	r.begin("recall")
+	if err := r.recall(ctx); err != nil {
+		return err
 	}
+	r.begin("plan")
+	r.plan = r.w.steps.Plan(r.ev)
+	r.planned()
 	r.end("planned")
 	if len(r.plan.Rules) == 0 && r.ev.Purge == nil {
 		r.status, r.outcome.Note = Ignored, "no rule"
-		return nil
 	}
+	return nil
+}
+
+// planned notes the plan.
+func (r *run) planned() {
+	r.outcome.Plan, r.outcome.Problems = recordPlan(r.plan), nil
+	for _, p := range head(r.plan.Problems) {
+		r.outcome.Problems = append(r.outcome.Problems, cut(p))
+	}
+}
+
+// publish takes the event through the rest of its life. Whatever returns early
+// is run again from the top, so each step stands where it may be repeated.
+func (r *run) publish(ctx context.Context) (err error) {
+	s := r.w.steps
 	purge := r.plan.Purge
 
 	r.begin("invalidate")
@@ -139,41 +191,75 @@ func (r *run) steps(ctx context.Context) (err error) {
 	}
 	r.end("reclaimed")
 
+	if r.arrive != nil {
+		r.arrive()
+	}
 	if len(r.plan.Targets) > 0 {
 		r.save(ctx, Running, nil) // targets may take long: let people see where it is
 		r.begin("tell")
+		r.leave() // they do, and the next events need not wait for it
 		notice := Notice{Event: r.ev, Purge: purge, Seq: mark.Seq, Fields: r.plan.Fields}
 		targets, degraded := r.tellAll(ctx, r.plan.Targets, notice)
 		r.outcome.Targets, r.outcome.Degraded = targets, degraded || r.outcome.Degraded
 		if ctx.Err() != nil { // a worker that stops is no fault of the targets
 			return errors.New("stopped while telling targets")
 		}
+		if err := r.enter(ctx); err != nil {
+			return err
+		}
 		r.end("told")
 	}
 
 	r.begin("append")
-	position, added, err := s.Append(ctx, r.change(mark))
-	if err != nil {
+	if err := r.append(ctx, mark); err != nil {
 		return err
 	}
-	r.outcome.Position = position
-	if !added {
-		r.outcome.Note = "published before"
-	}
 	r.end("published")
-	r.w.metrics.latency.Observe(time.Since(r.ev.ReceivedAt).Seconds())
 	r.status = Done
 	return nil
 }
 
-// change is what subscribers are told.
-func (r *run) change(m Mark) event.Change {
-	return event.Change{
-		ID: r.ev.ID, Seq: m.Seq, Event: r.ev.Kind(), Source: r.ev.Source, Type: r.ev.Type, Action: r.ev.Action,
-		Entity: r.ev.Entity, Slug: r.ev.Slug, Locale: r.ev.Locale,
-		Tags: r.plan.Purge.Tags, Paths: r.plan.Purge.Paths, Channels: r.plan.Channels,
-		At: r.ev.ReceivedAt, Degraded: r.outcome.Degraded, Fields: r.plan.Fields,
+// append tells browsers, in one change for all that the run stands for. One
+// that another worker has published in the meantime is left out; where it was
+// the newest, the change is the next one's.
+func (r *run) append(ctx context.Context, m Mark) error {
+	told := append(slices.Clone(r.others), r)
+	for {
+		newest := told[len(told)-1]
+		position, added, err := r.w.steps.Append(ctx, r.change(newest, told, m))
+		if err != nil {
+			return err
+		}
+		newest.outcome.Position = position
+		if added {
+			for _, other := range told[:len(told)-1] {
+				other.outcome.Position, other.outcome.Note = position, "coalesced with "+newest.ev.ID
+			}
+			r.w.metrics.coalesced.Add(float64(len(told) - 1))
+			return nil
+		}
+		newest.outcome.Note = publishedBefore
+		if told = told[:len(told)-1]; len(told) == 0 {
+			return nil
+		}
 	}
+}
+
+// change is what subscribers are told: that the newest is different now.
+func (r *run) change(newest *run, told []*run, m Mark) event.Change {
+	ev := newest.ev
+	c := event.Change{
+		ID: ev.ID, Seq: m.Seq, Event: ev.Kind(), Source: ev.Source, Type: ev.Type, Action: ev.Action,
+		Entity: ev.Entity, Slug: ev.Slug, Locale: ev.Locale,
+		Tags: r.plan.Purge.Tags, Paths: r.plan.Purge.Paths, Channels: r.plan.Channels,
+		At: ev.ReceivedAt, Degraded: r.outcome.Degraded, Superseded: newest.outcome.Superseded, Fields: r.plan.Fields,
+	}
+	if len(told) > 1 {
+		for _, t := range told {
+			c.IDs = append(c.IDs, t.ev.ID)
+		}
+	}
+	return c
 }
 
 // remember keeps the mark before anything is built on it, so that a later
@@ -212,6 +298,9 @@ func (r *run) finish(ctx context.Context, err error) error {
 	case err == nil:
 		now := time.Now()
 		r.outcome.step("done", now, r.ev.ReceivedAt)
+		if r.status == Done && r.outcome.Note != publishedBefore {
+			r.w.metrics.latency.Observe(now.Sub(r.ev.ReceivedAt).Seconds())
+		}
 	case errors.Is(err, asynq.SkipRetry) || r.lastTry:
 		r.status, level = Failed, slog.LevelError
 	default:
@@ -226,6 +315,9 @@ func (r *run) finish(ctx context.Context, err error) error {
 	// The record is written also when the worker stops, or time is up.
 	wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
+	if !r.inside && ctx.Err() == nil {
+		_ = r.enter(ctx) // hundreds may end together
+	}
 	r.save(wctx, r.status, mark)
 
 	r.w.metrics.events.WithLabelValues(string(r.status)).Inc()
@@ -234,6 +326,12 @@ func (r *run) finish(ctx context.Context, err error) error {
 		"tags", head(r.plan.Purge.Tags), "entries", r.outcome.Deleted, "seq", r.outcome.Seq, "position", r.outcome.Position,
 		"status", r.status, "attempt", r.opening.attempt, "took", time.Since(r.start)}
 	args = append(args, r.took...)
+	if len(r.others) > 0 {
+		args = append(args, "coalesced", len(r.others))
+	}
+	if r.outcome.Superseded {
+		args = append(args, "superseded", true)
+	}
 	if r.outcome.Note != "" {
 		args = append(args, "note", r.outcome.Note)
 	}

@@ -5,7 +5,12 @@
 // The queue may run an event twice: a worker dies, an answer is lost. So the
 // steps stand in one order and each may be repeated:
 //
-//	plan → invalidate → barrier → reclaim → tell → append
+//	recall → plan → invalidate → barrier → reclaim → tell → append
+//
+// Recall fills in what earlier events told of the entity: its last slug, and
+// whether a newer version is known. Where a rule coalesces, a burst of events on
+// one entity waits after its plans and goes on as one, see coalescer; what
+// events tell the same target at the same time becomes one call, see desk.
 //
 // What may be lost or repeated between them is closed by two memories: the mark
 // of the invalidation, kept with the event's record, and the key "seen", written
@@ -21,6 +26,7 @@ package tasks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/freshwire/freshwire/event"
@@ -50,12 +56,14 @@ type Steps struct {
 	// browsers are told all the same, and that the change is degraded.
 	Reclaim func(ctx context.Context, p event.Purge, m Mark) (deleted int, left []string, err error)
 
-	// Tell tells one target. An error that wraps ErrGiveUp is not tried again.
+	// Tell tells one target. An error that wraps ErrGiveUp is not tried again,
+	// one that wraps ErrRefused only in parts.
 	Tell func(ctx context.Context, target string, n Notice) error
 
 	// Append adds c to the log unless an entry of c.ID is there, and returns the
-	// position of the entry and whether it is new. It keeps the position for
-	// later runs in the key "<ns>:{<ns>}:seen:<id>".
+	// position of the entry and whether it is new. In the same moment it keeps
+	// the position for later runs in the key "<ns>:{<ns>}:seen:<id>", for c.ID
+	// and all of c.IDs.
 	Append func(ctx context.Context, c event.Change) (position string, added bool, err error)
 }
 
@@ -73,7 +81,8 @@ type Report struct {
 	Settled bool
 }
 
-// Notice is what a target is told.
+// Notice is what a target is told: of one event, or of several at once. Then
+// Event is the newest of them, and Fields are its own.
 type Notice struct {
 	Event  event.Event
 	Purge  event.Purge
@@ -88,6 +97,11 @@ var (
 
 	// ErrGiveUp is wrapped by an error of Tell that trying again cannot change.
 	ErrGiveUp = errors.New("tasks: trying again cannot help")
+
+	// ErrRefused is wrapped by an error of Tell that is about the notice: another
+	// one may be welcome. What was told together is told apart then, so that
+	// one event cannot spoil the call of others. It is an ErrGiveUp.
+	ErrRefused = fmt.Errorf("%w: the target refuses it", ErrGiveUp)
 
 	// ErrPaused is wrapped by an error of a step that is the fault of neither the
 	// event nor the step, such as an open breaker: trying again costs no attempt.

@@ -3,9 +3,7 @@ package tasks
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -44,14 +42,23 @@ func (r *run) tell(ctx context.Context, name string, n Notice) TargetResult {
 	start := time.Now()
 	res := TargetResult{Name: name}
 	pause := tellBackoff
+	patience, most := time.Duration(0), 0
+	if r.arrive != nil {
+		patience = r.plan.Coalesce
+	}
 	for {
 		res.Attempts++
-		err := r.tellOnce(ctx, name, n)
+		company, err := r.w.desk(name).tell(ctx, n, patience, most)
 		if err == nil {
 			res.OK = true
 			break
 		}
 		res.Error = cut(err.Error())
+		patience = 0
+		if errors.Is(err, ErrRefused) && company > 1 && res.Attempts < maxTells {
+			most = max(1, company/refusedShare)
+			continue
+		}
 		if errors.Is(err, ErrGiveUp) || res.Attempts == maxTells || !sleep(ctx, pause-pause/5+rand.N(2*pause/5)) {
 			break
 		}
@@ -65,17 +72,6 @@ func (r *run) tell(ctx context.Context, name string, n Notice) TargetResult {
 	}
 	res.MS = millis(time.Since(start))
 	return res
-}
-
-// tellOnce runs beside the attempt, so a panic must not get out of here.
-func (r *run) tellOnce(ctx context.Context, name string, n Notice) (err error) {
-	defer func() {
-		if x := recover(); x != nil {
-			r.w.log.ErrorContext(ctx, "panic", "event_id", r.ev.ID, "step", "tell", "target", name, "err", x, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v: %w", x, ErrGiveUp)
-		}
-	}()
-	return r.w.steps.Tell(ctx, name, n)
 }
 
 // sleep reports false when ctx ended first.

@@ -26,10 +26,16 @@ type Worker struct {
 	server    *asynq.Server
 	reapEvery time.Duration
 
+	slots   chan struct{} // one taken by each event that does something
+	groups  *coalescer
+	desks   map[string]*desk // by target
+	desksMu sync.Mutex
+
 	base     context.Context // of all attempts; ends with errDrain
 	drain    context.CancelCauseFunc
 	draining atomic.Bool
-	running  sync.WaitGroup // attempts
+	stopping chan struct{}  // closed when draining begins
+	running  sync.WaitGroup // attempts, and calls of targets
 }
 
 // errDrain ends the context of attempts that a stopping worker hands back.
@@ -51,10 +57,14 @@ func NewWorker(rdb redis.UniversalClient, steps Steps, log *slog.Logger, cfg Con
 		records:   NewRecords(rdb, log, cfg),
 		metrics:   newMetrics(rdb, cfg),
 		reapEvery: reapInterval,
+		slots:     make(chan struct{}, cfg.Concurrency),
+		desks:     map[string]*desk{},
+		stopping:  make(chan struct{}),
 	}
+	w.groups = newCoalescer(w)
 	w.base, w.drain = context.WithCancelCause(context.Background())
 	w.server = asynq.NewServerFromRedisClient(guard{rdb}, asynq.Config{
-		Concurrency:              cfg.Concurrency,
+		Concurrency:              cfg.taken(),
 		Queues:                   map[string]int{cfg.Namespace: 1},
 		TaskCheckInterval:        cfg.checkInterval(),
 		DelayedTaskCheckInterval: forwardInterval,
@@ -84,6 +94,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	start := time.Now()
 	w.draining.Store(true)
+	close(w.stopping)
 	late := time.AfterFunc(drainAfter, func() { w.drain(errDrain) })
 	stopped := make(chan struct{})
 	go func() {
@@ -105,6 +116,15 @@ func (w *Worker) Run(ctx context.Context) error {
 	case <-bound.C:
 		return fmt.Errorf("worker: still busy %v after it was told to stop; its events run again elsewhere", time.Since(start).Round(time.Second))
 	}
+}
+
+// taken is how many events a worker takes from the queue at a time. Those that
+// wait for company, or for a target, are many more than those that run.
+func (c Config) taken() int {
+	if c.Coalesce {
+		return min(32*c.Concurrency, max(4096, c.Concurrency))
+	}
+	return c.Concurrency
 }
 
 var retryDelays = []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute}
