@@ -37,6 +37,10 @@ type Config struct {
 	// RecordCap is how many records are kept; the oldest go first. Zero means 10000.
 	RecordCap int `envconfig:"RECORD_CAP" default:"10000" desc:"how many records of events are kept"`
 
+	// QueueCap is how many events may wait; above it new ones are refused, and
+	// the journal keeps them. Zero means 50000; the embedded store takes 10 000.
+	QueueCap int `envconfig:"QUEUE_CAP" default:"50000" desc:"events that may wait in the queue; above it new ones stay in the journal, or are answered 503 without one"`
+
 	// Embedded says that the store is the in-process one of `freshwire dev`: it
 	// is asked half as often, and refuses events when 10 000 are waiting.
 	Embedded bool `ignored:"true"`
@@ -59,6 +63,9 @@ const (
 	reapInterval    = 2 * time.Second
 
 	embeddedBacklog = 10_000
+
+	// timeToRun is how long an event may take with all its attempts.
+	timeToRun = 3 * time.Hour
 )
 
 var namespacePattern = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
@@ -82,6 +89,9 @@ func (c Config) Validate() error {
 	if c.RecordCap < 1 || c.RecordCap > 1_000_000 {
 		errs = append(errs, fmt.Errorf("record cap %d: want 1 to 1000000", c.RecordCap))
 	}
+	if c.QueueCap < 1 || c.QueueCap > 10_000_000 {
+		errs = append(errs, fmt.Errorf("queue cap %d: want 1 to 10000000", c.QueueCap))
+	}
 	return errors.Join(errs...)
 }
 
@@ -91,7 +101,16 @@ func (c Config) withDefaults() Config {
 	c.TargetBudget = cmp.Or(c.TargetBudget, 10*time.Second)
 	c.RecordTTL = cmp.Or(c.RecordTTL, 24*time.Hour)
 	c.RecordCap = cmp.Or(c.RecordCap, 10_000)
+	c.QueueCap = cmp.Or(c.QueueCap, 50_000)
 	return c
+}
+
+// backlog is how many events may wait. The embedded store copies its list for each push.
+func (c Config) backlog() int {
+	if c.Embedded {
+		return min(c.QueueCap, embeddedBacklog)
+	}
+	return c.QueueCap
 }
 
 // checkInterval is the pause between two looks at an empty queue: the time from
@@ -112,6 +131,11 @@ func (ns keys) own(name string) string { return string(ns) + ":{" + string(ns) +
 func (ns keys) record(id string) string { return ns.own("ev:" + id) }   // hash, see record.lua
 func (ns keys) index() string           { return ns.own("events") }     // sorted set of "<µs received>-<id>", all with score 0
 func (ns keys) seen(id string) string   { return ns.own("seen:" + id) } // string: position in the log; written by whoever appends
+func (ns keys) got(id string) string    { return ns.own("got:" + id) }  // string: the event that a guessed delivery, by its JournalID, takes effect with
+func (ns keys) kept(id string) string   { return ns.own("kept:" + id) } // string: EncodeEvent, for replay
+func (ns keys) marks() string           { return ns.own("wm") }         // hash: node → number, see mark.lua
+func (ns keys) markUses() string        { return ns.own("wm:used") }    // sorted set of nodes by unix seconds
+func (ns keys) confirm() string         { return ns.own("confirm") }    // string that a replica must have
 
 // The keys of Asynq that we read or write. A test holds them to the version in go.mod.
 func (ns keys) asynq(name string) string { return "asynq:{" + string(ns) + "}:" + name }

@@ -13,8 +13,11 @@ var (
 	updateLua string
 	//go:embed reap.lua
 	reapLua string
+	//go:embed mark.lua
+	markLua string
 
 	beginScript  = redis.NewScript(beginLua)
 	updateScript = redis.NewScript(updateLua)
 	reapScript   = redis.NewScript(reapLua)
+	markScript   = redis.NewScript(markLua)
 )

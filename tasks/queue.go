@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +23,13 @@ type Queue struct {
 	client  *asynq.Client
 	inspect *asynq.Inspector
 	records *Records
+	log     *slog.Logger
 	metrics *metrics
+
+	pipes   *pipelines // of enqueues
+	asking  *pipelines // of Known, which must not wait behind them
+	breaker breaker    // of Known
+	rounds  rounds     // of Replicated
 
 	registered atomic.Int64 // unix ns at which the queue's name was last written
 }
@@ -36,10 +42,13 @@ func NewQueue(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Queue {
 		cfg:     cfg,
 		keys:    keys(cfg.Namespace),
 		rdb:     rdb,
-		client:  asynq.NewClientFromRedisClient(rdb),
+		client:  asynq.NewClientFromRedisClient(recorder{rdb}),
 		inspect: asynq.NewInspectorFromRedisClient(rdb),
 		records: NewRecords(rdb, log, cfg),
+		log:     log,
 		metrics: newMetrics(rdb, cfg),
+		pipes:   &pipelines{rdb: rdb},
+		asking:  &pipelines{rdb: rdb},
 	}
 }
 
@@ -47,79 +56,113 @@ func NewQueue(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Queue {
 // means that an event with the same ID is accepted already, or was published in
 // the last days. An event that failed for good is run again, which counts as
 // added. After nil, Redis holds the event.
+func (q *Queue) Enqueue(ctx context.Context, ev event.Event) (added bool, err error) {
+	all, err := q.EnqueueAll(ctx, []event.Event{ev})
+	return err == nil && all[0], err
+}
+
+// EnqueueAll accepts evs in their order, and reports of each what Enqueue
+// would. After an error nothing may be counted on; to repeat it is harmless.
 //
 // Where the ID is a guess (Event.Guessed), an earlier event with it may have
 // been another save. So ev is only left out while that one waits: what has
 // begun may have made the old content void before this save, and ev runs after
-// it under an ID of its own. It is still called a duplicate.
-func (q *Queue) Enqueue(ctx context.Context, ev event.Event) (added bool, err error) {
-	if !ev.Guessed {
-		return q.enqueue(ctx, ev)
+// it under an ID of its own. It is still called a duplicate. The very same
+// delivery (Event.ReceivedAt tells) takes effect once, however often it is
+// handed over.
+func (q *Queue) EnqueueAll(ctx context.Context, evs []event.Event) (added []bool, err error) {
+	if len(evs) == 0 {
+		return nil, nil
 	}
-	first := ev.ID
-	for n := range maxTwins {
-		if n > 0 {
-			ev.ID = event.NewID(ev.Source, "twin", first, strconv.Itoa(n))
-		}
-		if added, err = q.enqueue(ctx, ev); added || err != nil {
-			return added && n == 0, err
-		}
-		if waits, err := q.waits(ctx, ev.ID); waits || err != nil {
-			return false, err
-		}
-	}
-	// So many saves are a replay, or a machine's. One run after the end of this
-	// stretch of time stands for all that come within it.
-	ev.ID = event.NewID(ev.Source, "twin", first, strconv.FormatInt(time.Now().UnixNano()/int64(twinPause), 10), "late")
-	_, err = q.enqueue(ctx, ev, asynq.ProcessIn(twinPause))
-	return false, err
-}
-
-const (
-	maxTwins  = 16              // runs of one guess before they are spaced
-	twinPause = 5 * time.Second // between them then
-)
-
-// waits reports whether no worker has ever begun the event, so that it will
-// make the old content void after now. One that waits again after a failure
-// goes on with the mark that it made before.
-func (q *Queue) waits(ctx context.Context, id string) (bool, error) {
-	pipe := q.rdb.Pipeline()
-	state := pipe.HGet(ctx, q.keys.task(id), "state")
-	attempts := pipe.HGet(ctx, q.keys.record(id), "attempts")
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return false, err
-	}
-	begun := attempts.Val() != "" && attempts.Val() != "0"
-	return state.Val() == "pending" && !begun, nil
-}
-
-func (q *Queue) enqueue(ctx context.Context, ev event.Event, more ...asynq.Option) (added bool, err error) {
-	now := time.Now()
-	payload, err := encodePayload(ev, now)
+	added, err = q.acceptAll(ctx, evs)
 	if err != nil {
-		return false, err
+		q.metrics.events.WithLabelValues("refused").Add(float64(len(evs)))
+		if len(evs) == 1 {
+			return nil, fmt.Errorf("enqueueing event %q: %w", evs[0].ID, err)
+		}
+		return nil, fmt.Errorf("enqueueing %d events: %w", len(evs), err)
+	}
+	n := 0
+	for _, a := range added {
+		if a {
+			n++
+		}
+	}
+	q.metrics.events.WithLabelValues(string(Queued)).Add(float64(n))
+	q.metrics.events.WithLabelValues("duplicate").Add(float64(len(evs) - n))
+	return added, nil
+}
+
+func (q *Queue) acceptAll(ctx context.Context, evs []event.Event) ([]bool, error) {
+	if slices.ContainsFunc(evs, func(ev event.Event) bool { return ev.Guessed }) {
+		return q.acceptGuesses(ctx, evs)
+	}
+	return q.accept(ctx, evs)
+}
+
+// accept takes evs in under their own ids.
+func (q *Queue) accept(ctx context.Context, evs []event.Event, more ...asynq.Option) ([]bool, error) {
+	now := time.Now()
+	calls, err := q.enqueues(ctx, evs, now, more)
+	if err != nil {
+		return nil, err
+	}
+	added := make([]bool, len(evs))
+	open := make([]int, len(evs))
+	for i := range open {
+		open[i] = i
 	}
 	// A task can vanish between two looks at it (done, or deleted by an
-	// operator), so look again; thrice is more than it takes.
-	for range 3 {
-		known, err := q.known(ctx, ev.ID)
-		if err != nil || known {
-			return q.accepted(ctx, ev, now, false, err)
+	// operator), so look again; four times is more than it takes.
+	for range 4 {
+		if open, err = q.unknown(ctx, evs, open); err != nil || len(open) == 0 {
+			break
 		}
-		_, err = q.client.EnqueueContext(ctx, asynq.NewTask(taskType, payload), append(taskOptions(q.cfg.Namespace, ev.ID), more...)...)
-		if err == nil {
-			return q.accepted(ctx, ev, now, true, nil)
-		}
-		if !errors.Is(err, asynq.ErrTaskIDConflict) {
-			return q.accepted(ctx, ev, now, false, err)
-		}
-		state, err := q.conflict(ev.ID)
-		if err != nil || state != conflictVanished {
-			return q.accepted(ctx, ev, now, state == conflictRevived, err)
+		if open, err = q.enqueue(ctx, evs, calls, open, added); err != nil || len(open) == 0 {
+			break
 		}
 	}
-	return q.accepted(ctx, ev, now, false, errors.New("its task comes and goes"))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(open) > 0:
+		return nil, fmt.Errorf("task of event %q comes and goes", evs[open[0]].ID)
+	}
+	var fresh []event.Event
+	for i, ev := range evs {
+		if added[i] {
+			fresh = append(fresh, ev)
+		}
+	}
+	q.records.queued(ctx, now, fresh...)
+	return added, nil
+}
+
+// enqueues returns the script of Asynq's that enqueues each event, and before
+// it the command that keeps a copy for replay, where one is wanted.
+func (q *Queue) enqueues(ctx context.Context, evs []event.Event, now time.Time, more []asynq.Option) ([]call, error) {
+	ctx, calls := record(ctx)
+	for i, ev := range evs {
+		payload, err := encodePayload(ev, now)
+		if err != nil {
+			return nil, err
+		}
+		options := append(taskOptions(q.cfg.Namespace, ev.ID), more...)
+		if _, err := q.client.EnqueueContext(ctx, asynq.NewTask(taskType, payload), options...); err != nil {
+			return nil, err
+		}
+		if len(*calls) != i+1 {
+			return nil, fmt.Errorf("this version of asynq enqueues with %d scripts for %d tasks", len(*calls), i+1)
+		}
+		if ev.Keep > 0 {
+			doc, err := EncodeEvent(ev)
+			if err != nil {
+				return nil, err
+			}
+			(*calls)[i].before = []any{"set", q.keys.kept(ev.ID), doc, "px", (ev.Keep + timeToRun).Milliseconds()}
+		}
+	}
+	return *calls, nil
 }
 
 // taskOptions are the options of every task. Never Unique (its lock outlives a
@@ -128,77 +171,106 @@ func taskOptions(namespace, id string) []asynq.Option {
 	return []asynq.Option{asynq.TaskID(id), asynq.Queue(namespace), asynq.MaxRetry(maxRetry), asynq.Timeout(taskTimeout)}
 }
 
-func (q *Queue) accepted(ctx context.Context, ev event.Event, now time.Time, added bool, err error) (bool, error) {
-	switch {
-	case err != nil:
-		q.metrics.events.WithLabelValues("refused").Inc()
-		return false, fmt.Errorf("enqueueing event %q: %w", ev.ID, err)
-	case added:
-		q.records.queued(ctx, ev, now)
-		q.metrics.events.WithLabelValues(string(Queued)).Inc()
-	default:
-		q.metrics.events.WithLabelValues("duplicate").Inc()
+// unknown returns those of evs[open] that are not over: neither published nor
+// ignored. It returns ErrBusy when there are some and no room for them.
+func (q *Queue) unknown(ctx context.Context, evs []event.Event, open []int) ([]int, error) {
+	ids := make([]string, len(open))
+	for j, i := range open {
+		ids[j] = evs[i].ID
 	}
-	return added, nil
-}
-
-// known reports whether the event is over: published, or ignored. It returns
-// ErrBusy when there is no room for one more.
-func (q *Queue) known(ctx context.Context, id string) (bool, error) {
-	pipe := q.rdb.Pipeline()
-	seen := pipe.Exists(ctx, q.keys.seen(id))
-	status := pipe.HGet(ctx, q.keys.record(id), "status")
+	var over endings
 	var waiting *redis.IntCmd
-	if q.cfg.Embedded {
+	err := q.pipes.do(ctx, len(ids)+3, 0, func(pipe redis.Pipeliner) {
+		over = q.endings(ctx, pipe, ids)
 		waiting = pipe.LLen(ctx, q.keys.pending())
+		// Asynq's client registers its queue once; an emptied store would not know
+		// it any more, and the dashboard would say that there is none.
+		now := time.Now().UnixNano()
+		if last := q.registered.Load(); now-last > int64(time.Second) && q.registered.CompareAndSwap(last, now) {
+			pipe.SAdd(ctx, asynqQueues, q.cfg.Namespace)
+		}
+	})
+	if err != nil {
+		return nil, err
 	}
-	// Asynq's client registers its queue once; an emptied store would not know
-	// it any more, and the dashboard would say that there is none.
-	now := time.Now().UnixNano()
-	if last := q.registered.Load(); now-last > int64(time.Second) && q.registered.CompareAndSwap(last, now) {
-		pipe.SAdd(ctx, asynqQueues, q.cfg.Namespace)
+	if err := errors.Join(over.err(), waiting.Err()); err != nil {
+		return nil, err
 	}
-	_, _ = pipe.Exec(ctx) // each reply is looked at below; the name is written again in a second
-	if err := seen.Err(); err != nil {
-		return false, err
+	still := open[:0]
+	for j, i := range open {
+		if !over.of(j) {
+			still = append(still, i)
+		}
 	}
-	if err := status.Err(); err != nil && !errors.Is(err, redis.Nil) {
-		return false, err
+	if len(still) > 0 && waiting.Val() >= int64(q.cfg.backlog()) {
+		return nil, ErrBusy
 	}
-	if seen.Val() > 0 || Status(status.Val()) == Ignored {
-		return true, nil
-	}
-	if waiting != nil && waiting.Val() >= embeddedBacklog {
-		return false, ErrBusy
-	}
-	return false, nil
+	return still, nil
 }
 
-type conflict int
+// enqueue enqueues evs[open], notes those that were added, and returns those
+// whose task vanished while it was looked at.
+func (q *Queue) enqueue(ctx context.Context, evs []event.Event, calls []call, open []int, added []bool) (vanished []int, err error) {
+	chosen := make([]call, len(open))
+	for j, i := range open {
+		chosen[j] = calls[i]
+	}
+	replies, err := q.pipes.run(ctx, chosen)
+	if err != nil {
+		return nil, err
+	}
+	var held []int
+	for j, i := range open {
+		n, err := replies[j].Int()
+		if err != nil {
+			return nil, err
+		}
+		if added[i] = n == 1; !added[i] {
+			held = append(held, i)
+		}
+	}
+	if len(held) == 0 {
+		return nil, nil
+	}
+	return q.resolve(ctx, evs, held, added)
+}
 
-const (
-	conflictWaits    conflict = iota // the task waits, runs, or will be retried
-	conflictRevived                  // it had failed for good, and runs again now
-	conflictVanished                 // it is not there any more
-)
+// resolve finds out what the tasks are that hold the ids of evs[held]. One that
+// waits, runs or will be retried is as good as this event. An archived one
+// keeps its id for weeks: left alone, a repaired event would be accepted and
+// never run.
+func (q *Queue) resolve(ctx context.Context, evs []event.Event, held []int, added []bool) (vanished []int, err error) {
+	states := make([]*redis.StringCmd, len(held))
+	err = q.pipes.do(ctx, len(held), 0, func(pipe redis.Pipeliner) {
+		for j, i := range held {
+			states[j] = pipe.HGet(ctx, q.keys.task(evs[i].ID), "state")
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	for j, i := range held {
+		if err := answered(states[j]); err != nil {
+			return nil, err
+		}
+		switch states[j].Val() {
+		case "archived":
+			if added[i] = q.revive(evs[i].ID); !added[i] {
+				vanished = append(vanished, i)
+			}
+		case "":
+			vanished = append(vanished, i)
+		}
+	}
+	return vanished, nil
+}
 
-// conflict finds out what the task is that holds the id. An archived one keeps
-// its id for weeks: left alone, a repaired event would be accepted and never run.
-func (q *Queue) conflict(id string) (conflict, error) {
-	info, err := q.inspect.GetTaskInfo(q.cfg.Namespace, id)
-	switch {
-	case errors.Is(err, asynq.ErrQueueNotFound):
+// revive runs an archived task again. It reports false when there is none, be
+// it that somebody else was faster.
+func (q *Queue) revive(id string) bool {
+	err := q.inspect.RunTask(q.cfg.Namespace, id)
+	if errors.Is(err, asynq.ErrQueueNotFound) {
 		q.registered.Store(0) // make it known at the next look
-		return conflictVanished, nil
-	case errors.Is(err, asynq.ErrTaskNotFound):
-		return conflictVanished, nil
-	case err != nil:
-		return conflictWaits, err
-	case info.State != asynq.TaskStateArchived:
-		return conflictWaits, nil
 	}
-	if err := q.inspect.RunTask(q.cfg.Namespace, id); err != nil {
-		return conflictVanished, nil // somebody else was faster: look again
-	}
-	return conflictRevived, nil
+	return err == nil
 }

@@ -221,10 +221,10 @@ func TestSecondSaveWithEqualBytesIsNotLost(t *testing.T) {
 	save := news(1)
 	save.Guessed = true
 	q := NewQueue(rdb, log, Config{})
-	if !mustEnqueue(t, q, save) {
+	if !mustEnqueue(t, q, delivered(save)) {
 		t.Error("the first save: added = false, want true")
 	}
-	if mustEnqueue(t, q, save) {
+	if mustEnqueue(t, q, delivered(save)) {
 		t.Error("the same bytes while it waits: added = true, want a duplicate")
 	}
 	if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 1 {
@@ -233,7 +233,7 @@ func TestSecondSaveWithEqualBytesIsNotLost(t *testing.T) {
 	testkit.Go(t, NewWorker(rdb, steps, log, Config{Concurrency: 1}).Run)
 	first := testkit.Wait(t, begun, "the first save to be void")
 	for range 3 { // a second save, twice repeated: one more run
-		if mustEnqueue(t, q, save) {
+		if mustEnqueue(t, q, delivered(save)) {
 			t.Error("the same bytes after it has begun: called new, want a duplicate")
 		}
 	}
@@ -250,8 +250,14 @@ func TestSecondSaveWithEqualBytesIsNotLost(t *testing.T) {
 		for range begun {
 		}
 	}()
-	mustEnqueue(t, q, save)
+	mustEnqueue(t, q, delivered(save))
 	testkit.Until(t, "the third save is published", func() bool { return len(s.log(t)) == 3 })
+}
+
+// delivered returns ev as a delivery of its own.
+func delivered(ev event.Event) event.Event {
+	ev.ReceivedAt = time.Now().UTC()
+	return ev
 }
 
 // Whoever repeats one delivery for ever must not make an event of each.
@@ -262,7 +268,7 @@ func TestReplayedGuessIsSpaced(t *testing.T) {
 	save.Guessed = true
 	q := NewQueue(rdb, testkit.Logger(t), Config{})
 	for range 200 {
-		mustEnqueue(t, q, save)
+		mustEnqueue(t, q, delivered(save))
 		// Each run begins at once.
 		for _, id := range rdb.LRange(t.Context(), q.keys.pending(), 0, -1).Val() {
 			rdb.HSet(t.Context(), q.keys.record(id), "attempts", 1)
@@ -423,9 +429,9 @@ func TestConfigMistakesAreAllShown(t *testing.T) {
 	if err := (Config{}).Validate(); err != nil {
 		t.Errorf("zero Config: %v", err)
 	}
-	err := Config{Namespace: "Has Space", Concurrency: -1, TargetBudget: time.Hour, RecordTTL: time.Second, RecordCap: -1}.Validate()
+	err := Config{Namespace: "Has Space", Concurrency: -1, TargetBudget: time.Hour, RecordTTL: time.Second, RecordCap: -1, QueueCap: -1}.Validate()
 	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok || len(joined.Unwrap()) != 5 {
-		t.Errorf("Validate() = %v, want five mistakes", err)
+	if !ok || len(joined.Unwrap()) != 6 {
+		t.Errorf("Validate() = %v, want six mistakes", err)
 	}
 }

@@ -42,6 +42,8 @@ type Record struct {
 	Environment  string       `json:"environment,omitempty"`
 	Version      string       `json:"version,omitempty"`
 	DeliveryID   string       `json:"delivery_id,omitempty"`
+	Tags         []string     `json:"tags,omitempty"`      // that the CMS named
+	ReplayOf     string       `json:"replay_of,omitempty"` // the event that this one repeats
 	ReceivedAt   time.Time    `json:"received_at"`
 	Attempts     int          `json:"attempts"` // how often a worker began it
 
@@ -168,11 +170,31 @@ type opening struct {
 	attempt  int // 0: the record could not be opened
 }
 
-// queued notes that ev waits. Like all writes of records it is a courtesy: its
+// queued notes that evs wait. Like all writes of records it is a courtesy: its
 // failure is counted and logged, and stops nothing.
-func (r *Records) queued(ctx context.Context, ev event.Event, at time.Time) {
-	if _, err := r.open(ctx, "queue", ev, at); err != nil {
-		r.lost(ctx, ev.ID, err)
+func (r *Records) queued(ctx context.Context, at time.Time, evs ...event.Event) {
+	calls := make([]call, 0, len(evs))
+	for _, ev := range evs {
+		keys, args, err := r.openArgs("queue", ev, at)
+		if err != nil {
+			r.lost(ctx, ev.ID, err)
+			continue
+		}
+		calls = append(calls, call{script: beginScript, keys: keys, args: args})
+	}
+	replies, err := r.pipes.run(ctx, calls)
+	failed := 0
+	if err != nil {
+		failed, replies = len(calls), nil
+	}
+	for _, reply := range replies {
+		if reply.Err() != nil {
+			failed, err = failed+1, reply.Err()
+		}
+	}
+	if failed > 0 {
+		r.metrics.recordErrors.Add(float64(failed))
+		r.log.WarnContext(ctx, "event records not kept", "events", failed, "err", err)
 	}
 }
 
@@ -186,15 +208,11 @@ func (r *Records) begin(ctx context.Context, ev event.Event, queuedAt time.Time)
 }
 
 func (r *Records) open(ctx context.Context, who string, ev event.Event, queuedAt time.Time) (opening, error) {
-	ev.Payload, ev.Purge = nil, nil
-	doc, err := json.Marshal(ev)
+	keys, args, err := r.openArgs(who, ev, queuedAt)
 	if err != nil {
 		return opening{}, err
 	}
-	reply, err := beginScript.Run(ctx, r.rdb,
-		[]string{r.keys.record(ev.ID), r.keys.index(), r.keys.seen(ev.ID)},
-		who, doc, queuedAt.UnixMicro(), int(r.cfg.RecordTTL.Seconds()),
-		member(ev.ReceivedAt, ev.ID), member(time.Now().Add(-r.cfg.RecordTTL), ""), r.cfg.RecordCap, r.keys.record("")).Slice()
+	reply, err := beginScript.Run(ctx, r.rdb, keys, args...).Slice()
 	if err != nil {
 		return opening{}, err
 	}
@@ -212,6 +230,33 @@ func (r *Records) open(ctx context.Context, who string, ev event.Event, queuedAt
 		}
 	}
 	return o, nil
+}
+
+// openArgs are what begin.lua is called with.
+func (r *Records) openArgs(who string, ev event.Event, queuedAt time.Time) (scriptKeys []string, args []any, err error) {
+	ev.Payload = nil
+	if ev.Purge != nil && purgeBytes(*ev.Purge) > maxRecordedPurge {
+		ev.Purge = &event.Purge{} // says that there was one
+	}
+	doc, err := json.Marshal(ev)
+	if err != nil {
+		return nil, nil, err
+	}
+	return []string{r.keys.record(ev.ID), r.keys.index(), r.keys.seen(ev.ID)},
+		[]any{who, doc, queuedAt.UnixMicro(), int(r.cfg.RecordTTL.Seconds()),
+			member(ev.ReceivedAt, ev.ID), member(time.Now().Add(-r.cfg.RecordTTL), ""), r.cfg.RecordCap, r.keys.record("")}, nil
+}
+
+const maxRecordedPurge = 4 << 10
+
+func purgeBytes(p event.Purge) int {
+	n := 0
+	for _, list := range [][]string{p.Tags, p.Keys, p.Patterns, p.Paths} {
+		for _, s := range list {
+			n += len(s)
+		}
+	}
+	return n
 }
 
 // update writes what attempt n of the event has found so far. A nil mark leaves

@@ -23,12 +23,13 @@ type Records struct {
 	rdb     redis.UniversalClient
 	log     *slog.Logger
 	metrics *metrics
+	pipes   *pipelines
 }
 
 // NewRecords returns the records on rdb, which stays the caller's to close.
 func NewRecords(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Records {
 	cfg = cfg.withDefaults()
-	return &Records{cfg: cfg, keys: keys(cfg.Namespace), rdb: rdb, log: log, metrics: newMetrics(rdb, cfg)}
+	return &Records{cfg: cfg, keys: keys(cfg.Namespace), rdb: rdb, log: log, metrics: newMetrics(rdb, cfg), pipes: &pipelines{rdb: rdb}}
 }
 
 // List returns up to limit (default 50, at most 200) records, newest first, of
@@ -181,7 +182,7 @@ func (r *Records) decode(ctx context.Context, id string, raw rawRecord) (Record,
 	}
 	rec.ID, rec.Source, rec.Name, rec.Type, rec.Action, rec.Entity = id, ev.Source, ev.Name, ev.Type, ev.Action, ev.Entity
 	rec.Slug, rec.PreviousSlug, rec.Locale, rec.Environment = ev.Slug, ev.PreviousSlug, ev.Locale, ev.Environment
-	rec.Version, rec.DeliveryID, rec.ReceivedAt = ev.Version, ev.DeliveryID, ev.ReceivedAt
+	rec.Version, rec.DeliveryID, rec.Tags, rec.ReplayOf, rec.ReceivedAt = ev.Version, ev.DeliveryID, ev.Tags, ev.ReplayOf, ev.ReceivedAt
 	if m := rec.Recalled; m != nil {
 		rec.Slug, rec.PreviousSlug = cmp.Or(m.Slug, rec.Slug), cmp.Or(m.PreviousSlug, rec.PreviousSlug)
 	}

@@ -22,7 +22,7 @@ func TestRecordsArePagedNewestFirst(t *testing.T) {
 	for n := range 25 {
 		ev := news(n)
 		ev.ReceivedAt = base.Add(time.Duration(n/10) * time.Second) // batches of ten share a time
-		r.queued(t.Context(), ev, base)
+		r.queued(t.Context(), base, ev)
 		if n%4 == 0 {
 			o := r.begin(t.Context(), ev, base)
 			r.update(t.Context(), ev.ID, o.attempt, Done, &Outcome{Position: "1-0"}, nil)
@@ -91,7 +91,7 @@ func TestRecordsAreBounded(t *testing.T) {
 	for n := range 20 {
 		ev := news(n)
 		ev.ReceivedAt = base.Add(time.Duration(n) * time.Second)
-		r.queued(t.Context(), ev, base)
+		r.queued(t.Context(), base, ev)
 	}
 	list, _, err := r.List(t.Context(), "", 0, "")
 	if err != nil || len(list) != 5 || list[0].ID != news(19).ID || list[4].ID != news(15).ID {
@@ -107,9 +107,9 @@ func TestRecordsAreBounded(t *testing.T) {
 	old := news(30)
 	old.ReceivedAt = base.Add(-25 * time.Hour)
 	rdb.Del(t.Context(), r.keys.index())
-	r.queued(t.Context(), old, base)
+	r.queued(t.Context(), base, old)
 	rdb.Del(t.Context(), r.keys.record(old.ID))
-	r.queued(t.Context(), news(31), base)
+	r.queued(t.Context(), base, news(31))
 	if n := rdb.ZCard(t.Context(), r.keys.index()).Val(); n != 1 {
 		t.Errorf("the index has %d members, want the living one", n)
 	}
@@ -124,7 +124,7 @@ func TestOlderAttemptDoesNotOverwriteNewer(t *testing.T) {
 	second := r.begin(t.Context(), ev, time.Now())
 	r.update(t.Context(), ev.ID, second.attempt, Done, &Outcome{Position: "2-0"}, nil)
 	r.update(t.Context(), ev.ID, first.attempt, Retrying, &Outcome{Error: "late"}, nil)
-	r.queued(t.Context(), ev, time.Now()) // the worker was faster than the queue's own note
+	r.queued(t.Context(), time.Now(), ev) // the worker was faster than the queue's own note
 	if rec, err := r.Get(t.Context(), ev.ID); err != nil || rec.Status != Done || rec.Position != "2-0" || rec.Error != "" || rec.Attempts != 2 {
 		t.Errorf("record = %+v, %v, want what the second attempt said", rec, err)
 	}
@@ -166,7 +166,7 @@ func TestRecordHoldsNoPayloadAndIsCut(t *testing.T) {
 	r := NewRecords(rdb, testkit.Logger(t), Config{})
 	ev := news(1)
 	ev.Payload = json.RawMessage(`{"secret":"hunter2"}`)
-	r.queued(t.Context(), ev, time.Now())
+	r.queued(t.Context(), time.Now(), ev)
 	for field, text := range rdb.HGetAll(t.Context(), r.keys.record(ev.ID)).Val() {
 		if strings.Contains(text, "hunter2") {
 			t.Errorf("field %s holds the payload", field)

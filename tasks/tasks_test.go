@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"sync"
 	"testing"
@@ -115,7 +114,7 @@ func (s *site) heard() []string {
 // where the caller must call the returned function before the bubble ends.
 func embedded() (*redis.Client, func()) {
 	m := miniredis.NewMiniRedis()
-	o := redis.UniversalOptions{Addrs: []string{"127.0.0.1:1"}, Dialer: func(context.Context, string, string) (net.Conn, error) { return m.Dial() }}
+	o := redis.UniversalOptions{Addrs: []string{"127.0.0.1:1"}, Dialer: EmbeddedDialer(m.Dial)}
 	WorkerOptions(&o)
 	rdb := redis.NewClient(o.Simple())
 	return rdb, func() { rdb.Close(); m.Close() }

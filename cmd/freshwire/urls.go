@@ -53,6 +53,7 @@ func (a *app) urls() (http.Handler, error) {
 	operator("GET", "/admin/events", admin.NewListHandler(events, a.log))
 	operator("GET", "/admin/events/{id}", admin.NewEventHandler(events, a.log))
 	operator("POST", "/admin/purge", admin.NewPurgeHandler(a.purgeNow, a.log))
+	operator("POST", "/admin/replay", admin.NewReplayHandler(a.replay, a.log))
 	operator("GET", "/_freshwire/stats", http.HandlerFunc(a.serveStats))
 	r.PathPrefix(admin.DashboardPath).Handler(admin.NewDashboard(sharedClient{a.ingest}, a.guard, describeTask))
 
