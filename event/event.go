@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -140,18 +141,30 @@ func validText(name, value string, limit int) error {
 
 func isControl(r rune) bool { return r < 0x20 || r == 0x7f }
 
-var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // NewID derives an event's id from what identifies its delivery: the source
 // and, say, the delivery id and the number within a batch. The same parts give
 // the same id, so a repeated delivery is recognised. Parts are joined with a
 // zero byte, each preceded by its length, so no two lists of parts collide.
 func NewID(source string, parts ...string) string {
-	h := sha256.New()
-	for _, p := range append([]string{source}, parts...) {
-		fmt.Fprintf(h, "%d\x00%s\x00", len(p), p)
+	size := len(source) + 24
+	for _, p := range parts {
+		size += len(p) + 24
 	}
-	return strings.ToLower(idEncoding.EncodeToString(h.Sum(nil))[:26])
+	joined := appendPart(make([]byte, 0, size), source)
+	for _, p := range parts {
+		joined = appendPart(joined, p)
+	}
+	sum := sha256.Sum256(joined)
+	var text [52]byte
+	idEncoding.Encode(text[:], sum[:])
+	return string(text[:26])
+}
+
+func appendPart(b []byte, part string) []byte {
+	b = append(strconv.AppendInt(b, int64(len(part)), 10), 0)
+	return append(append(b, part...), 0)
 }
 
 // Purge is what to make void. The zero value names nothing.

@@ -23,6 +23,22 @@ func TestIDIsTheSameForTheSameDeliveryOnly(t *testing.T) {
 	}
 }
 
+// An id that changes with a new version makes a repeated delivery a new event.
+func TestIDsStayWhatTheyAre(t *testing.T) {
+	for _, tc := range []struct {
+		parts []string
+		want  string
+	}{
+		{[]string{"blog", "delivery-1", "0"}, "gr3clblfsatzbpq6kljhk3547l"},
+		{[]string{""}, "wdx3xrbqks7o45j42eh2wspkb7"},
+		{[]string{"shop", "post.updated", "w178000000", strings.Repeat("a body of some length, ", 200), "12"}, "fmi7eeql7zsfqng76tfm36iqwp"},
+	} {
+		if got := NewID(tc.parts[0], tc.parts[1:]...); got != tc.want {
+			t.Errorf("NewID(%.40q) = %q, want %q", tc.parts, got, tc.want)
+		}
+	}
+}
+
 func TestEventOfAStrangerIsBounded(t *testing.T) {
 	valid := func(change func(*Event)) Event {
 		e := Event{ID: NewID("s", "1"), Source: "s", Type: "post", Action: Update}

@@ -18,10 +18,11 @@ type SourceConfig struct {
 	CMS    string `yaml:"cms" required:"true" example:"ghost" desc:"who sends: picks scheme, headers and field paths. One of generic, standardwebhooks, ghost"`
 	Scheme string `yaml:"scheme" enum:"hmac,token,basic,query-token,body-secret,standardwebhooks,ghost,none" desc:"how the sender proves itself; picked by cms, except for generic. none accepts anybody and must be written out"`
 
-	Secret          string   `yaml:"secret" secret:"true" example:"${BLOG_SECRET}" desc:"what sender and we share; for basic without username: user:password"`
-	PreviousSecrets []string `yaml:"previous_secrets" secret:"true" dropempty:"true" desc:"secrets still accepted while the sender is moved to the new one"`
-	Username        string   `yaml:"username" desc:"basic: the user, secret being the password"`
-	Password        string   `yaml:"password" secret:"true" desc:"basic: another word for secret, beside username"`
+	Secret          string         `yaml:"secret" secret:"true" example:"${BLOG_SECRET}" desc:"what sender and we share; for basic without username: user:password"`
+	PreviousSecrets []string       `yaml:"previous_secrets" secret:"true" dropempty:"true" desc:"secrets still accepted while the sender is moved to the new one"`
+	Secrets         []SecretConfig `yaml:"secrets" desc:"secrets with a name and an end; any of them is accepted, beside secret or in its place"`
+	Username        string         `yaml:"username" desc:"basic: the user, secret being the password"`
+	Password        string         `yaml:"password" secret:"true" desc:"basic: another word for secret, beside username"`
 
 	Header          string        `yaml:"header" desc:"header of the signature or token (hmac: X-Webhook-Signature, token: Authorization)"`
 	HeaderPrefix    string        `yaml:"header_prefix" example:"svix" desc:"standardwebhooks: what the names of its three headers begin with (webhook)"`
@@ -37,6 +38,9 @@ type SourceConfig struct {
 	Path            string        `yaml:"path" desc:"body-secret: where the body holds the secret (secret)"`
 
 	MaxBody          int64         `yaml:"max_body" default:"1MiB" unit:"bytes" desc:"largest body accepted, at most 32MiB; larger ones are answered 413"`
+	Allow            []string      `yaml:"allow" example:"192.0.2.0/24" desc:"addresses that may send, as CIDRs; others are answered 403, unread (all)"`
+	Rate             Rate          `yaml:"rate" default:"1000/1s" desc:"verified deliveries that are taken in so long, the rest being answered 429; 0 is no limit"`
+	Burst            int           `yaml:"burst" desc:"how many may come at once after a quiet time (five times the number of rate)"`
 	DeliveryIDHeader string        `yaml:"delivery_id_header" example:"X-Delivery-Id" desc:"header whose value names the delivery; a repeat with the same value is a duplicate"`
 	DedupeWindow     time.Duration `yaml:"dedupe_window" default:"10s" desc:"without delivery id and signed time: for how long the same bytes are called a duplicate; one that comes after its twin was begun is applied all the same; 1ms to 10m"`
 	Keep             time.Duration `yaml:"keep" example:"24h" desc:"how long bodies are kept in Redis, so that an event can be replayed as it was; they may hold personal data; at most 7 days (0: not kept)"`
@@ -67,10 +71,12 @@ const (
 	maxTolerance    = 24 * time.Hour // delivery ids are remembered for longer
 	maxDedupeWindow = 10 * time.Minute
 	maxKeep         = 7 * 24 * time.Hour
+	maxBurst        = 1 << 20
 	maxMaxBody      = 32 << 20 // bodies travel through the queue
-	maxPrevious     = 8        // each secret costs one HMAC a delivery
 	shortSecret     = 16       // bytes; shorter ones can be guessed
 )
+
+var defaultRate = Rate{1000, time.Second}
 
 var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
@@ -99,6 +105,7 @@ func NewSource(name string, cfg SourceConfig) (*Source, error) {
 	}
 	s := &Source{name: name, cfg: cfg}
 	s.cfg.PreviousSecrets = slices.DeleteFunc(slices.Clone(cfg.PreviousSecrets), func(p string) bool { return p == "" })
+	s.cfg.Secrets = slices.DeleteFunc(slices.Clone(cfg.Secrets), func(c SecretConfig) bool { return c.Secret == "" })
 
 	var err error
 	if s.cms, err = findCMS(cfg.CMS); err != nil {
@@ -141,6 +148,20 @@ func (s *Source) prepareLimits(complain complaints) {
 	}
 	if c.Keep < 0 || c.Keep > maxKeep {
 		complain("keep", "%v is not between 0s and %v", c.Keep, maxKeep)
+	}
+	if c.Rate == (Rate{}) {
+		c.Rate = defaultRate
+	}
+	c.Burst = cmp.Or(c.Burst, 5*c.Rate.Count)
+	if c.Burst < 0 && c.Rate != Unlimited || c.Burst > maxBurst {
+		complain("burst", "%d is not between 1 and %d", c.Burst, maxBurst)
+	}
+	for i, cidr := range c.Allow {
+		prefix, err := parseNetwork(cidr)
+		if err != nil {
+			complain(fmt.Sprintf("allow[%d]", i), "%q is neither an address nor a CIDR such as 192.0.2.0/24", cidr)
+		}
+		s.allow = append(s.allow, prefix)
 	}
 	if c.MaxBody < 0 || c.MaxBody > maxMaxBody {
 		complain("max_body", "%d bytes is not between 1 and %d", c.MaxBody, maxMaxBody)
@@ -192,43 +213,6 @@ func (s *Source) refuseIdleKeys(written SourceConfig, complain complaints) {
 			continue
 		}
 		complain(key, "means nothing with scheme %s; remove it", s.scheme.name)
-	}
-}
-
-func (s *Source) prepareSecrets(complain complaints) {
-	if !slices.Contains(s.scheme.uses, "secret") {
-		s.warn("scheme", "none accepts deliveries of anybody who finds the URL")
-		return
-	}
-	if s.cfg.Secret == "" {
-		complain("secret", "is empty; without a secret nothing can be verified (scheme: none accepts anybody)")
-	}
-	if len(s.cfg.PreviousSecrets) > maxPrevious {
-		complain("previous_secrets", "holds %d, at most %d", len(s.cfg.PreviousSecrets), maxPrevious)
-	}
-	for i, secret := range append([]string{s.cfg.Secret}, s.cfg.PreviousSecrets...) {
-		at := "secret"
-		if i > 0 {
-			at = fmt.Sprintf("previous_secrets[%d]", i-1)
-		}
-		if secret == "" {
-			continue
-		}
-		key := []byte(secret)
-		if s.scheme.key != nil {
-			var err error
-			if key, err = s.scheme.key(s, secret); err != nil {
-				complain(at, "%w", err)
-				continue
-			}
-		}
-		s.keys = append(s.keys, key)
-		if len(key) < shortSecret {
-			s.warn(at, "has %d bytes; take at least %d random ones", len(key), shortSecret)
-		}
-		if strings.TrimSpace(secret) != secret {
-			s.warn(at, "begins or ends with white space, which becomes part of it")
-		}
 	}
 }
 

@@ -1,20 +1,16 @@
 package webhook
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"regexp"
+	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -38,6 +34,18 @@ type Config struct {
 	// RetryAfter is what a 503 asks the sender to wait.
 	RetryAfter time.Duration `envconfig:"RETRY_AFTER" default:"5s" desc:"pause that a webhook's sender is asked for when its delivery could not be queued"`
 
+	// Refusals bounds the deliveries of one address to one source that prove no
+	// secret; one beyond it is answered 429 unread. The zero Rate means 30/1s,
+	// RefusalsBurst of zero 100.
+	Refusals      Rate `envconfig:"WEBHOOK_REFUSALS" default:"30/1s" desc:"deliveries without a valid secret that one address may try on one source, beyond which it is answered 429 unread unless it sent a valid one within the hour; 0 is no limit"`
+	RefusalsBurst int  `envconfig:"WEBHOOK_REFUSALS_BURST" default:"100" desc:"how many of these may come at once"`
+
+	// Memory bounds the bodies of all deliveries under way, in bytes. Zero means 256 MiB.
+	Memory int64 `envconfig:"WEBHOOK_MEMORY" default:"268435456" desc:"bytes that the bodies of webhooks under way may hold together; one that does not fit in is answered 503"`
+
+	// ClientAddress returns the address of who sent r, without a port; nil: the peer.
+	ClientAddress func(r *http.Request) string `ignored:"true"`
+
 	Metrics prometheus.Registerer `ignored:"true"` // nil: none
 }
 
@@ -50,17 +58,38 @@ func (c Config) Validate() error {
 	if c.RetryAfter < 0 || c.RetryAfter > time.Hour {
 		errs = append(errs, fmt.Errorf("webhook: RETRY_AFTER %v is not between 0s and 1h", c.RetryAfter))
 	}
+	if c.RefusalsBurst < 0 || c.RefusalsBurst > maxBurst {
+		errs = append(errs, fmt.Errorf("webhook: WEBHOOK_REFUSALS_BURST %d is not between 0 and %d", c.RefusalsBurst, maxBurst))
+	}
+	if c.Memory != 0 && c.Memory < 8<<20 {
+		errs = append(errs, fmt.Errorf("webhook: WEBHOOK_MEMORY %d is neither 0 nor at least %d", c.Memory, 8<<20))
+	}
 	return errors.Join(errs...)
 }
 
 // Handler answers the webhook URLs of all sources. It is safe for use by many goroutines.
 type Handler struct {
-	sources map[string]*Source
-	enqueue Enqueue
-	log     *slog.Logger
-	cfg     Config
-	metrics *metrics
-	now     func() time.Time
+	enqueue   Enqueue
+	log       *slog.Logger
+	cfg       Config
+	metrics   *metrics
+	now       func() time.Time
+	sources   atomic.Pointer[map[string]*served]
+	memory    memory
+	strangers *strangers
+}
+
+// Outcomes that say nothing about who sent.
+const (
+	turnedAway = "too_many_refusals"
+	noRoom     = "busy"
+)
+
+// served is a source with what the handler counts for it. A delivery keeps the
+// one that it found, whatever Replace does meanwhile.
+type served struct {
+	*Source
+	bucket *bucket
 }
 
 // NewHandler returns the handler of the given sources, and logs what is weak
@@ -68,21 +97,50 @@ type Handler struct {
 func NewHandler(sources []*Source, enqueue Enqueue, log *slog.Logger, cfg Config) *Handler {
 	cfg.EnqueueTimeout = cmp.Or(cfg.EnqueueTimeout, 900*time.Millisecond)
 	cfg.RetryAfter = cmp.Or(cfg.RetryAfter, 5*time.Second)
-	h := &Handler{
-		sources: make(map[string]*Source, len(sources)),
-		enqueue: enqueue,
-		log:     log,
-		cfg:     cfg,
-		metrics: newMetrics(cfg.Metrics),
-		now:     time.Now,
+	cfg.Refusals = cmp.Or(cfg.Refusals, Rate{30, time.Second})
+	cfg.RefusalsBurst = cmp.Or(cfg.RefusalsBurst, 100)
+	cfg.Memory = cmp.Or(cfg.Memory, 256<<20)
+	if cfg.ClientAddress == nil {
+		cfg.ClientAddress = func(r *http.Request) string { return r.RemoteAddr }
 	}
+	h := &Handler{
+		enqueue:   enqueue,
+		log:       log,
+		cfg:       cfg,
+		metrics:   newMetrics(cfg.Metrics),
+		now:       time.Now,
+		memory:    memory{limit: cfg.Memory},
+		strangers: newStrangers(quota{cfg.Refusals, cfg.RefusalsBurst}),
+	}
+	h.sources.Store(&map[string]*served{})
+	h.Replace(sources)
+	return h
+}
+
+// Replace puts these sources in the place of all others at once, and logs what
+// is weak about them. Deliveries under way go on with the source that they
+// found; where the rate of a source stays, so does what is used up of it.
+// Calls must not overlap.
+func (h *Handler) Replace(sources []*Source) {
+	old := *h.sources.Load()
+	next := make(map[string]*served, len(sources))
 	for _, s := range sources {
-		h.sources[s.name] = s
+		b := &bucket{quota: quota{s.cfg.Rate, s.cfg.Burst}}
+		if before := old[s.name]; before != nil && before.bucket.quota == b.quota {
+			b = before.bucket
+		}
+		next[s.name] = &served{s, b}
 		for _, w := range s.warnings {
-			log.Warn("weak webhook source", "remark", w)
+			h.log.Warn("weak webhook source", "remark", w)
+		}
+		if room := h.memory.forLarge(); s.cfg.MaxBody > smallBody && s.cfg.MaxBody >= room {
+			h.log.Warn("weak webhook source", "remark", fmt.Sprintf("sources.%s.max_body: bodies from %d bytes on are answered 503; raise FRESHWIRE_WEBHOOK_MEMORY", s.name, room))
+		}
+		for _, w := range s.ExpiryWarnings(h.now()) {
+			h.log.Warn("secret of a webhook source expires", "remark", w)
 		}
 	}
-	return h
+	h.sources.Store(&next)
 }
 
 // ServeHTTP answers a delivery to the source that the route names as {source}.
@@ -98,33 +156,38 @@ func (h *Handler) Source(name string) http.Handler {
 // answer is what becomes of a delivery.
 type answer struct {
 	status  int
-	outcome string // queued, duplicate, ignored, or why refused; the word of metrics and logs
-	detail  string // a fixed sentence for the sender, or empty
+	outcome string        // queued, duplicate, ignored, or why refused; the word of metrics and logs
+	detail  string        // a fixed sentence for the sender, or empty
+	retry   time.Duration // what the sender is asked to wait; 0: nothing
+	unread  bool          // of the body a part, or all of it
 	eventID string
 	kind    string
-	secret  int // -1: none, or not asked
+	secret  string // label of the one that matched
+	proved  bool   // the sender knows a secret, and it is no old delivery
 	bytes   int
 	err     error
 }
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) {
 	start := h.now()
-	requestID := requestID(r)
-	w.Header().Set("X-Request-Id", requestID)
-
-	src := h.sources[name]
-	a := h.deliver(w, r, src, start)
-	h.write(w, requestID, a)
-
-	took, label := h.now().Sub(start), ""
+	id := requestID(r)
+	src, label := (*h.sources.Load())[name], ""
 	if src != nil {
 		label = src.name
 	}
-	h.metrics.deliveries.WithLabelValues(label, a.outcome).Inc()
-	h.metrics.seconds.WithLabelValues(label).Observe(took.Seconds())
-	if a.secret >= 0 {
-		h.metrics.secrets.WithLabelValues(label, strconv.Itoa(a.secret)).Inc()
+	from := callerOf(h.address(r), label)
+	a := h.deliver(w, r, src, from, start)
+	h.write(w, id, a)
+
+	switch {
+	case a.proved && src.scheme == noneScheme, a.outcome == turnedAway, a.outcome == noRoom:
+	case a.proved:
+		h.strangers.verify(from, start)
+	default:
+		h.strangers.refuse(from, start)
 	}
+	took := h.now().Sub(start)
+	h.metrics.count(label, a, took)
 	level := slog.LevelInfo
 	switch {
 	case a.status >= 500:
@@ -132,10 +195,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) {
 	case a.status >= 400:
 		level = slog.LevelWarn
 	}
+	if !h.log.Enabled(r.Context(), level) {
+		return
+	}
 	attrs := []slog.Attr{
 		slog.String("source", name[:min(len(name), 64)]), slog.String("event_id", a.eventID), slog.String("event", a.kind),
-		slog.Int("status", a.status), slog.String("reason", a.outcome), slog.Int("bytes", a.bytes), slog.Int("secret_index", a.secret),
-		slog.String("request_id", requestID), slog.Duration("took", took),
+		slog.Int("status", a.status), slog.String("reason", a.outcome), slog.Int("bytes", a.bytes), slog.String("secret", a.secret),
+		slog.String("request_id", id), slog.Duration("took", took),
 	}
 	if a.err != nil {
 		attrs = append(attrs, slog.Any("err", a.err))
@@ -143,27 +209,57 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h.log.LogAttrs(r.Context(), level, "webhook", attrs...)
 }
 
+// address returns where r comes from; the zero Addr when that is no address.
+func (h *Handler) address(r *http.Request) netip.Addr {
+	text := h.cfg.ClientAddress(r)
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		with, _ := netip.ParseAddrPort(text)
+		addr = with.Addr()
+	}
+	return addr.Unmap().WithZone("")
+}
+
 // deliver takes a delivery from the wire to the queue. The cheap questions
 // come first, and the body is bounded before anything is computed over it.
-func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, src *Source, now time.Time) answer {
-	if methods := src.Methods(); !slices.Contains(methods, r.Method) {
+func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, src *served, from caller, now time.Time) answer {
+	if wait := h.strangers.wait(from, now); wait > 0 {
+		return answer{status: http.StatusTooManyRequests, outcome: turnedAway, retry: wait, unread: true}
+	}
+	var source *Source
+	if src != nil {
+		source = src.Source
+	}
+	switch methods := source.Methods(); {
+	case !slices.Contains(methods, r.Method):
 		w.Header().Set("Allow", strings.Join(methods, ", "))
-		return answer{status: http.StatusMethodNotAllowed, outcome: "bad_method", secret: -1}
+		return answer{status: http.StatusMethodNotAllowed, outcome: "bad_method", unread: true}
+	case src == nil:
+		return answer{status: http.StatusNotFound, outcome: "unknown_source", unread: true}
+	case !src.allows(from.net):
+		return answer{status: http.StatusForbidden, outcome: "address_not_allowed", unread: true}
+	case encoded(r.Header): // what is signed are the bytes sent, and nobody's few bytes shall become many here
+		w.Header()["Accept-Encoding"] = []string{"identity"}
+		return answer{status: http.StatusUnsupportedMediaType, outcome: "encoded_body", unread: true,
+			detail: "Send the body as it was signed, without Content-Encoding."}
 	}
-	if src == nil {
-		return answer{status: http.StatusNotFound, outcome: "unknown_source", secret: -1}
-	}
-	body, err := readBody(w, r, src.cfg.MaxBody)
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return answer{status: http.StatusRequestEntityTooLarge, outcome: "too_large", secret: -1, bytes: len(body), err: err,
-			detail: fmt.Sprintf("A body may have %d bytes.", src.cfg.MaxBody)}
-	}
+	body, held, err := h.memory.read(r, src.cfg.MaxBody)
+	defer h.memory.free(held)
 	if err != nil {
-		return answer{status: http.StatusBadRequest, outcome: "incomplete_body", secret: -1, bytes: len(body), err: err}
+		a := h.unreadable(err)
+		a.bytes, a.err, a.unread = len(body), err, true
+		return a
 	}
-
 	res := src.Verify(Delivery{Method: r.Method, Target: target(r), Header: r.Header, Body: body}, now)
-	a := answer{status: res.Status(), outcome: string(res.Reason), secret: res.Secret, bytes: len(body), err: res.Err}
+	a := answer{status: res.Status(), outcome: string(res.Reason), secret: res.SecretLabel, bytes: len(body), err: res.Err}
+	a.proved = res.Valid() || res.Reason == MalformedBody
+	if a.proved {
+		if wait := src.bucket.take(now); wait > 0 {
+			a.status, a.outcome, a.retry = http.StatusTooManyRequests, "rate_limited", wait
+			a.detail = "This source sends more than it may. Send the delivery again."
+			return a
+		}
+	}
 	switch {
 	case res.Reason == MalformedBody:
 		a.detail = "The delivery is verified, but its body is not what this source sends."
@@ -181,6 +277,18 @@ func (h *Handler) deliver(w http.ResponseWriter, r *http.Request, src *Source, n
 	return h.queue(r.Context(), a, res.Events)
 }
 
+// unreadable is the answer to a delivery whose body did not come.
+func (h *Handler) unreadable(err error) answer {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return answer{status: http.StatusRequestEntityTooLarge, outcome: "too_large", detail: fmt.Sprintf("A body may have %d bytes.", tooLarge.Limit)}
+	case errors.Is(err, errBusy):
+		return answer{status: http.StatusServiceUnavailable, outcome: noRoom, retry: h.cfg.RetryAfter, detail: "There is too much under way. Send the delivery again."}
+	}
+	return answer{status: http.StatusBadRequest, outcome: "incomplete_body"}
+}
+
 // queue makes every event of a delivery durable. When one cannot be, the
 // sender is asked to come again: those already queued are known by their ids.
 func (h *Handler) queue(ctx context.Context, a answer, events []event.Event) answer {
@@ -190,6 +298,7 @@ func (h *Handler) queue(ctx context.Context, a answer, events []event.Event) ans
 	added, err := h.enqueue(ctx, events)
 	if err != nil {
 		a.status, a.outcome, a.err = http.StatusServiceUnavailable, "not_queued", fmt.Errorf("queueing event %s: %w", a.eventID, err)
+		a.retry = h.cfg.RetryAfter
 		a.detail = "The delivery could not be stored. Send it again."
 		return a
 	}
@@ -200,18 +309,14 @@ func (h *Handler) queue(ctx context.Context, a answer, events []event.Event) ans
 	return a
 }
 
-// readBody reads at most limit bytes; a body that announces more is not read at all.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	if r.ContentLength > limit {
-		w.Header().Set("Connection", "close") // rather than reading it to the end
-		return nil, &http.MaxBytesError{Limit: limit}
+// encoded reports whether a body is compressed.
+func encoded(h http.Header) bool {
+	for _, coding := range h["Content-Encoding"] {
+		if coding != "" && !strings.EqualFold(coding, "identity") {
+			return true
+		}
 	}
-	var buf bytes.Buffer
-	if r.ContentLength > 0 {
-		buf.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead) // a promise of more is believed when it comes
-	}
-	_, err := io.Copy(&buf, http.MaxBytesReader(w, r.Body, limit))
-	return buf.Bytes(), err
+	return false
 }
 
 // target returns the raw request target.
@@ -220,43 +325,4 @@ func target(r *http.Request) string {
 		return r.RequestURI
 	}
 	return r.URL.RequestURI()
-}
-
-// problem is an error for the sender (RFC 9457). What was sent is never in it.
-type problem struct {
-	Type      string `json:"type"`
-	Title     string `json:"title"`
-	Status    int    `json:"status"`
-	Detail    string `json:"detail,omitempty"`
-	RequestID string `json:"request_id"`
-}
-
-func (h *Handler) write(w http.ResponseWriter, requestID string, a answer) {
-	var body any = struct {
-		ID     string `json:"id,omitempty"`
-		Status string `json:"status"`
-	}{a.eventID, a.outcome}
-	head := w.Header()
-	head.Set("Content-Type", "application/json")
-	if a.status != http.StatusOK {
-		body = problem{"about:blank", http.StatusText(a.status), a.status, a.detail, requestID}
-		head.Set("Content-Type", "application/problem+json")
-	}
-	if a.status == http.StatusServiceUnavailable {
-		head.Set("Retry-After", strconv.Itoa(int((h.cfg.RetryAfter+time.Second-1)/time.Second)))
-	}
-	head.Set("Cache-Control", "no-store")
-	head.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(a.status)
-	json.NewEncoder(w).Encode(body) // the sender may be gone; the log line says what it was told
-}
-
-var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
-
-// requestID returns the id that a proxy in front gave the request, or a new one.
-func requestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-Id"); saneRequestID.MatchString(id) {
-		return id
-	}
-	return strings.ToLower(rand.Text())
 }

@@ -171,7 +171,7 @@ func TestDeliveryIsQueuedOnceAndAnsweredWithItsID(t *testing.T) {
 			t.Errorf("%s counted %v times, want 1", outcome, n)
 		}
 	}
-	if n := o.counted(t, "freshwire_webhook_secret_used_total", map[string]string{"source": "test", "secret": "0"}); n != 2 {
+	if n := o.counted(t, "freshwire_webhook_secret_used_total", map[string]string{"source": "test", "label": "secret"}); n != 2 {
 		t.Errorf("secret 0 counted %v times, want 2", n)
 	}
 }
@@ -297,8 +297,8 @@ func TestEachDeliveryIsOneLogLineWithoutBodyOrSecret(t *testing.T) {
 		t.Fatalf("%d lines, want 2:\n%s", len(lines), o.log)
 	}
 	for i, want := range []map[string]any{
-		{"msg": "webhook", "level": "INFO", "source": "test", "status": 200.0, "reason": "queued", "event": "post.update", "secret_index": 0.0, "bytes": 69.0},
-		{"msg": "webhook", "level": "WARN", "source": "test", "status": 401.0, "reason": "bad_token", "event": "", "event_id": "", "secret_index": -1.0},
+		{"msg": "webhook", "level": "INFO", "source": "test", "status": 200.0, "reason": "queued", "event": "post.update", "secret": "secret", "bytes": 69.0},
+		{"msg": "webhook", "level": "WARN", "source": "test", "status": 401.0, "reason": "bad_token", "event": "", "event_id": "", "secret": ""},
 	} {
 		var line map[string]any
 		if err := json.Unmarshal([]byte(lines[i]), &line); err != nil {

@@ -1,6 +1,10 @@
 package webhook
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // metrics counts deliveries. Labels come from the configuration and from our
 // own words, never from a request, so their number is bounded.
@@ -23,11 +27,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"source"}),
 		secrets: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "freshwire_webhook_secret_used_total",
-			Help: "Verified deliveries by the secret that matched: 0 is secret, 1 the first of previous_secrets.",
-		}, []string{"source", "secret"}),
+			Help: "Verified deliveries by the secret that matched: secret, previous_secrets[0], or the label of one of secrets.",
+		}, []string{"source", "label"}),
 	}
 	if reg != nil {
 		reg.MustRegister(m.deliveries, m.seconds, m.secrets)
 	}
 	return m
+}
+
+// count counts one answer to a source; name is empty for a URL that is no source's.
+func (m *metrics) count(name string, a answer, took time.Duration) {
+	m.deliveries.WithLabelValues(name, a.outcome).Inc()
+	m.seconds.WithLabelValues(name).Observe(took.Seconds())
+	if a.secret != "" {
+		m.secrets.WithLabelValues(name, a.secret).Inc()
+	}
 }

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"crypto/hmac"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -73,30 +72,6 @@ type check struct {
 
 func refuse(r Reason, format string, args ...any) check {
 	return check{reason: r, err: fmt.Errorf(format, args...)}
-}
-
-// mac returns the HMAC of the parts, one after the other.
-func (s *Source) mac(key []byte, parts ...[]byte) []byte {
-	h := hmac.New(s.newHash, key)
-	for _, p := range parts {
-		h.Write(p)
-	}
-	return h.Sum(nil)
-}
-
-// match returns the first secret whose MAC of the parts is among given. It
-// compares every secret with every signature, each in constant time, so that
-// its duration tells nothing but their number.
-func (s *Source) match(given [][]byte, parts ...[]byte) (secret int, ok bool) {
-	for i := len(s.keys) - 1; i >= 0; i-- {
-		want := s.mac(s.keys[i], parts...)
-		for _, g := range given {
-			if hmac.Equal(want, g) {
-				secret, ok = i, true
-			}
-		}
-	}
-	return secret, ok
 }
 
 // parseTime reads a Unix time in the given unit: digits only.

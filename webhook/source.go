@@ -7,6 +7,8 @@ import (
 	"hash"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +23,9 @@ type Source struct {
 
 	cms      *cms
 	scheme   *scheme
-	keys     [][]byte         // of secret and previous_secrets, in this order, ready to compare or to key an HMAC
+	allow    []netip.Prefix   // who may send; empty: all
+	keys     [][]byte         // of all secrets, those without an end first, ready to compare or to key an HMAC
+	secrets  []*secret        // one for each of keys
 	newHash  func() hash.Hash // of schemes with an HMAC
 	signed   []part           // signed_payload of scheme hmac
 	warnings []string
@@ -42,6 +46,25 @@ func (s *Source) Methods() []string {
 		return []string{http.MethodPost}
 	}
 	return s.cms.methods
+}
+
+// allows reports whether a delivery may come from addr.
+func (s *Source) allows(addr netip.Addr) bool {
+	return len(s.allow) == 0 || slices.ContainsFunc(s.allow, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// parseNetwork reads a CIDR, or an address that stands for itself. Of an IPv4
+// network written in IPv6 it returns the IPv4 network.
+func parseNetwork(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		addr = addr.Unmap()
+		return addr.Prefix(addr.BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	if err == nil && p.Addr().Is4In6() {
+		return p.Addr().Unmap().Prefix(p.Bits() - 96) // an error for one that holds more than IPv4
+	}
+	return p, err
 }
 
 // String and LogValue keep the secrets of a source out of prints and logs.

@@ -82,7 +82,8 @@ type Result struct {
 	Reason      Reason // empty when the delivery is valid
 	Err         error  // the reason at length, for logs and terminals; never for the sender
 	SignatureOK bool   // the sender knows a secret, whatever else is wrong
-	Secret      int    // which one: 0 is secret, 1 the first of previous_secrets; -1 is none
+	Secret      int    // which one: 0 is secret, 1 the first of previous_secrets, after these come secrets; -1 is none
+	SecretLabel string // its name in the configuration: secret, previous_secrets[0], or its label; empty for none
 
 	DeliveryID string        // as the CMS sent it; empty when it sends none
 	Whole      Item          // what the delivery says as a whole, in the CMS's words
@@ -136,6 +137,11 @@ func (s *Source) Verify(d Delivery, now time.Time) Result {
 		res.Ping = c.reason == MissingSignature && s.cms.isPing != nil && s.cms.isPing(d)
 		return res
 	}
+	if res.Reason, res.Err = s.expired(c.secret, now); res.Reason != "" {
+		res.SignatureOK, res.Secret = false, -1
+		return res
+	}
+	res.SecretLabel = s.label(c.secret)
 	if res.Reason, res.Err = s.age(c.sentAt, now); res.Reason != "" {
 		return res
 	}
