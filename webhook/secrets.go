@@ -90,14 +90,14 @@ func (s *Source) prepareSecrets(complain complaints) {
 	if len(c.Secrets) > maxSecrets {
 		complain("secrets", "holds %d, at most %d", len(c.Secrets), maxSecrets)
 	}
-	type accepted struct {
+	type entry struct {
 		at, label, secret string
 		expires           Expiry
 	}
-	all := []accepted{{at: "secret", label: "secret", secret: c.Secret}}
+	all := []entry{{at: "secret", label: "secret", secret: c.Secret}}
 	for i, text := range c.PreviousSecrets {
 		at := fmt.Sprintf("previous_secrets[%d]", i)
-		all = append(all, accepted{at: at, label: at, secret: text})
+		all = append(all, entry{at: at, label: at, secret: text})
 	}
 	labels := []string{"secret"}
 	for i, listed := range c.Secrets {
@@ -109,9 +109,9 @@ func (s *Source) prepareSecrets(complain complaints) {
 			complain(at+".label", "%q names another secret already", listed.Label)
 		}
 		labels = append(labels, listed.Label)
-		all = append(all, accepted{at + ".secret", listed.Label, listed.Secret, listed.Expires})
+		all = append(all, entry{at + ".secret", listed.Label, listed.Secret, listed.Expires})
 	}
-	slices.SortStableFunc(all, func(a, b accepted) int {
+	slices.SortStableFunc(all, func(a, b entry) int {
 		switch {
 		case a.expires.end.IsZero() && b.expires.end.IsZero():
 			return 0
@@ -135,7 +135,7 @@ func (s *Source) prepareSecrets(complain complaints) {
 			}
 		}
 		s.keys = append(s.keys, key)
-		s.secrets = append(s.secrets, &secret{label: a.label, expires: a.expires})
+		s.accepted = append(s.accepted, &secret{label: a.label, expires: a.expires})
 		if len(key) < shortSecret {
 			s.warn(a.at, "has %d bytes; take at least %d random ones", len(key), shortSecret)
 		}
@@ -147,22 +147,22 @@ func (s *Source) prepareSecrets(complain complaints) {
 
 // label returns what logs and metrics call the secret of an index; empty for none.
 func (s *Source) label(secret int) string {
-	if secret < 0 || secret >= len(s.secrets) {
+	if secret < 0 || secret >= len(s.accepted) {
 		return ""
 	}
-	return s.secrets[secret].label
+	return s.accepted[secret].label
 }
 
 // expired says so when the secret that made a delivery is accepted no longer.
 func (s *Source) expired(secret int, now time.Time) (Reason, error) {
-	if secret < 0 || secret >= len(s.secrets) || !s.secrets[secret].expires.over(now) {
+	if secret < 0 || secret >= len(s.accepted) || !s.accepted[secret].expires.over(now) {
 		return "", nil
 	}
 	reason := BadSignature
 	if s.newHash == nil {
 		reason = BadToken
 	}
-	return reason, fmt.Errorf("made by the secret %s, which expired on %s", s.label(secret), s.secrets[secret].expires)
+	return reason, fmt.Errorf("made by the secret %s, which expired on %s", s.label(secret), s.accepted[secret].expires)
 }
 
 // expiryNotice is how long before its end a secret is warned of.
@@ -173,7 +173,7 @@ const expiryNotice = 14 * 24 * time.Hour
 func (s *Source) ExpiryWarnings(now time.Time) []string {
 	var warnings []string
 	left := false
-	for _, secret := range s.secrets {
+	for _, secret := range s.accepted {
 		at := "sources." + s.name + ".secrets: " + secret.label
 		switch e := secret.expires; {
 		case e.over(now):
@@ -184,7 +184,7 @@ func (s *Source) ExpiryWarnings(now time.Time) []string {
 		}
 		left = true
 	}
-	if !left && len(s.secrets) > 0 {
+	if !left && len(s.accepted) > 0 {
 		warnings = append(warnings, "sources."+s.name+".secrets: all have expired; every delivery is refused")
 	}
 	return warnings
@@ -204,7 +204,7 @@ func (s *Source) mac(key []byte, parts ...[]byte) []byte {
 // its duration tells nothing but their number.
 func (s *Source) match(given [][]byte, parts ...[]byte) (secret int, ok bool) {
 	for i := len(s.keys) - 1; i >= 0; i-- {
-		h, _ := s.secrets[i].macs.Get().(*keyed)
+		h, _ := s.accepted[i].macs.Get().(*keyed)
 		if h == nil {
 			h = &keyed{Hash: hmac.New(s.newHash, s.keys[i])}
 		}
@@ -218,7 +218,7 @@ func (s *Source) match(given [][]byte, parts ...[]byte) (secret int, ok bool) {
 			}
 		}
 		h.Reset()
-		s.secrets[i].macs.Put(h)
+		s.accepted[i].macs.Put(h)
 	}
 	return secret, ok
 }

@@ -25,7 +25,7 @@ type Source struct {
 	scheme   *scheme
 	allow    []netip.Prefix   // who may send; empty: all
 	keys     [][]byte         // of all secrets, those without an end first, ready to compare or to key an HMAC
-	secrets  []*secret        // one for each of keys
+	accepted []*secret        // one for each of keys
 	newHash  func() hash.Hash // of schemes with an HMAC
 	signed   []part           // signed_payload of scheme hmac
 	warnings []string
