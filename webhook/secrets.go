@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"fmt"
 	"hash"
@@ -51,14 +52,16 @@ func (e Expiry) over(now time.Time) bool { return !e.end.IsZero() && !now.Before
 type secret struct {
 	label   string // secret, previous_secrets[0], or as the configuration names it
 	expires Expiry
-	macs    sync.Pool // of *keyed
+	key     []byte
+	macs    sync.Pool // of *keyed, by key
 }
 
 // keyed is an HMAC that has taken its key in. Taking it in costs as much as
 // hashing 256 bytes.
 type keyed struct {
 	hash.Hash
-	sum [64]byte
+	sum  [64]byte
+	pool *sync.Pool // where it goes after use; nil: nowhere
 }
 
 // maxSecrets bounds each list of secrets: each one costs an HMAC a delivery.
@@ -135,7 +138,7 @@ func (s *Source) prepareSecrets(complain complaints) {
 			}
 		}
 		s.keys = append(s.keys, key)
-		s.accepted = append(s.accepted, &secret{label: a.label, expires: a.expires})
+		s.accepted = append(s.accepted, &secret{label: a.label, expires: a.expires, key: key})
 		if len(key) < shortSecret {
 			s.warn(a.at, "has %d bytes; take at least %d random ones", len(key), shortSecret)
 		}
@@ -204,10 +207,7 @@ func (s *Source) mac(key []byte, parts ...[]byte) []byte {
 // its duration tells nothing but their number.
 func (s *Source) match(given [][]byte, parts ...[]byte) (secret int, ok bool) {
 	for i := len(s.keys) - 1; i >= 0; i-- {
-		h, _ := s.accepted[i].macs.Get().(*keyed)
-		if h == nil {
-			h = &keyed{Hash: hmac.New(s.newHash, s.keys[i])}
-		}
+		h := s.keyed(i)
 		for _, p := range parts {
 			h.Write(p)
 		}
@@ -217,8 +217,23 @@ func (s *Source) match(given [][]byte, parts ...[]byte) (secret int, ok bool) {
 				secret, ok = i, true
 			}
 		}
-		h.Reset()
-		s.accepted[i].macs.Put(h)
+		if h.pool != nil {
+			h.Reset()
+			h.pool.Put(h)
+		}
 	}
 	return secret, ok
+}
+
+// keyed returns an HMAC of a key, a used one when the source keeps some.
+func (s *Source) keyed(i int) *keyed {
+	key := s.keys[i]
+	if i >= len(s.accepted) || !bytes.Equal(s.accepted[i].key, key) { // a source that tries keys of others
+		return &keyed{Hash: hmac.New(s.newHash, key)}
+	}
+	pool := &s.accepted[i].macs
+	if h, ok := pool.Get().(*keyed); ok {
+		return h
+	}
+	return &keyed{Hash: hmac.New(s.newHash, key), pool: pool}
 }
