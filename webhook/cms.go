@@ -3,7 +3,6 @@ package webhook
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/freshwire/freshwire/event"
@@ -19,6 +18,9 @@ type cms struct {
 	// defaults fills in headers and paths that the source leaves out.
 	defaults func(cfg *SourceConfig)
 
+	// uses are keys of SourceConfig that mean something with this sender alone.
+	uses []string
+
 	// methods are the methods that it sends with; nil: POST alone.
 	methods []string
 
@@ -33,7 +35,12 @@ type cms struct {
 	// that this CMS sends without a signature, and wants answered 200.
 	isPing func(d Delivery) bool
 
-	sample string // a body as this CMS sends it
+	sample      string // a body as this CMS sends it
+	sampleEvent string // what happened there, for senders that tell it in a header
+
+	// headers adds to a delivery that is being made what this CMS writes into
+	// headers besides the event's name and the delivery's id; nil: nothing.
+	headers func(s *Source, d *Delivery, body value)
 }
 
 // message is what a delivery says.
@@ -58,17 +65,27 @@ func (m message) items() []Item {
 var cmses = []*cms{
 	genericCMS,
 	standardWebhooksCMS,
+	svixCMS,
 	ghostCMS,
-}
-
-// laterCMSes are senders that have a row in docs/cms.md and no code yet, each
-// with the scheme that reaches it meanwhile through cms: generic.
-var laterCMSes = map[string]string{
-	"agility": "query-token", "buttercms": "token", "contentful": "token", "contentstack": "token",
-	"craft": "token", "datocms": "basic", "directus": "token", "drupal": "hmac", "github": "hmac",
-	"hygraph": "token", "kontent": "hmac", "prismic": "body-secret", "sanity": "token",
-	"shopify": "hmac", "storyblok": "hmac", "strapi": "token", "svix": "standardwebhooks",
-	"umbraco": "token", "webflow": "hmac", "woocommerce": "hmac",
+	contentfulCMS,
+	sanityCMS,
+	hygraphCMS,
+	webflowCMS,
+	contentstackCMS,
+	kontentCMS,
+	storyblokCMS,
+	wooCommerceCMS,
+	shopifyCMS,
+	githubCMS,
+	drupalCMS,
+	strapiCMS,
+	prismicCMS,
+	datoCMS,
+	directusCMS,
+	umbracoCMS,
+	agilityCMS,
+	butterCMS,
+	craftCMS,
 }
 
 func findCMS(name string) (*cms, error) {
@@ -82,18 +99,11 @@ func findCMS(name string) (*cms, error) {
 	if name == "" {
 		return nil, fmt.Errorf("missing; this version knows %s", strings.Join(names, ", "))
 	}
-	if scheme := laterCMSes[name]; scheme != "" {
-		return nil, fmt.Errorf("this version does not know cms %q yet; use cms: generic with scheme: %s", name, scheme)
-	}
 	hint := ""
-	for later := range laterCMSes {
-		names = append(names, later)
-	}
-	slices.Sort(names)
 	if near := nearest.Word(name, names); near != "" {
 		hint = fmt.Sprintf(" (did you mean %q?)", near)
 	}
-	return nil, fmt.Errorf("this version does not know cms %q yet; use cms: generic with scheme: hmac, or another%s", name, hint)
+	return nil, fmt.Errorf("this version does not know cms %q; use cms: generic with the scheme that it signs with%s", name, hint)
 }
 
 // verbs are the last words of event names that mean the same everywhere.

@@ -15,8 +15,8 @@ import (
 // below scheme mean something depends on the scheme; one that means nothing
 // there is refused, because its author believes that it protects something.
 type SourceConfig struct {
-	CMS    string `yaml:"cms" required:"true" example:"ghost" desc:"who sends: picks scheme, headers and field paths. One of generic, standardwebhooks, ghost"`
-	Scheme string `yaml:"scheme" enum:"hmac,token,basic,query-token,body-secret,standardwebhooks,ghost,none" desc:"how the sender proves itself; picked by cms, except for generic. none accepts anybody and must be written out"`
+	CMS    string `yaml:"cms" required:"true" example:"ghost" desc:"who sends: picks scheme, headers and field paths. One of generic, standardwebhooks, svix, ghost, contentful, sanity, hygraph, webflow, contentstack, kontent, storyblok, woocommerce, shopify, github, drupal, strapi, prismic, datocms, directus, umbraco, agility, buttercms, craft"`
+	Scheme string `yaml:"scheme" enum:"hmac,token,basic,query-token,body-secret,standardwebhooks,ghost,contentful,sanity,hygraph,webflow,contentstack-hmac,contentstack-rsa-pss,kontent,storyblok,woocommerce,shopify,github,none" desc:"how the sender proves itself; picked by cms where the CMS has one of its own. none accepts anybody and must be written out"`
 
 	Secret          string         `yaml:"secret" secret:"true" example:"${BLOG_SECRET}" desc:"what sender and we share; for basic without username: user:password"`
 	PreviousSecrets []string       `yaml:"previous_secrets" secret:"true" dropempty:"true" desc:"secrets still accepted while the sender is moved to the new one"`
@@ -46,19 +46,23 @@ type SourceConfig struct {
 	Keep             time.Duration `yaml:"keep" example:"24h" desc:"how long bodies are kept in Redis, so that an event can be replayed as it was; they may hold personal data; at most 7 days (0: not kept)"`
 	EventHeader      string        `yaml:"event_header" desc:"header of the event's name; short for event_from: header:NAME"`
 	EventFrom        string        `yaml:"event_from" example:"query:event" desc:"where the event's name stands: query:NAME, header:NAME or body:PATH (generic: body:type, ghost: query:event)"`
-	Paths            Paths         `yaml:"paths" desc:"generic, standardwebhooks: where the body holds the parts of the event"`
+	Paths            Paths         `yaml:"paths" desc:"where the body holds the parts of the event, if not where this CMS usually has them"`
 
-	PublicKeyPEM string `yaml:"public_key_pem" later:"certificate signatures come with cms: contentstack" desc:"contentstack: the public key"`
-	ContentDir   string `yaml:"content_dir" later:"it comes with cms: github" desc:"github: the folder of the content"`
+	PublicKeyPEM string `yaml:"public_key_pem" example:"${CONTENTSTACK_KEY}" desc:"contentstack-rsa-pss: the public key in PEM, field signing-key of /.well-known/public-keys.json of your region; several after each other while it changes"`
+	SignedPath   string `yaml:"signed_path" example:"/cms/contentful?site=blog" desc:"contentful: path and query of the URL as entered there, for a proxy in front that rewrites them (those that arrive here)"`
+	AutoSave     bool   `yaml:"auto_save" desc:"contentful: act upon auto_save too, which it sends while somebody types (such deliveries are answered and ignored)"`
+	ContentDir   string `yaml:"content_dir" example:"content" desc:"github: the folder of the content; files elsewhere are ignored (all files count)"`
+	Branch       string `yaml:"branch" example:"main" desc:"github: the branch that is published; pushes to others are ignored (the repository's default branch)"`
 }
 
-// Paths says where a body holds the parts of an event: keys, apart by dots.
+// Paths says where a body holds the parts of an event: keys, apart by dots. A
+// path that leads nowhere, and one left out, leave what the CMS's row found.
 type Paths struct {
-	Type         string `yaml:"type" desc:"content type (what stands before the last dot of the event's name)"`
-	ID           string `yaml:"id" default:"data.id" desc:"id of the entity"`
-	Slug         string `yaml:"slug" default:"data.slug" desc:"its slug"`
+	Type         string `yaml:"type" example:"data.kind" desc:"content type (generic: what stands before the last dot of the event's name)"`
+	ID           string `yaml:"id" example:"data.uuid" desc:"id of the entity (generic: data.id)"`
+	Slug         string `yaml:"slug" example:"data.path" desc:"its slug (generic: data.slug)"`
 	PreviousSlug string `yaml:"previous_slug" example:"data.previous_slug" desc:"its slug before the change"`
-	Locale       string `yaml:"locale" default:"data.locale" desc:"its language"`
+	Locale       string `yaml:"locale" example:"data.language" desc:"its language (generic: data.locale)"`
 	Environment  string `yaml:"environment" desc:"environment or space of the CMS"`
 	Version      string `yaml:"version" example:"data.updatedAt" desc:"its version, as the origin tells it too: number, time or hash"`
 }
@@ -199,17 +203,31 @@ func (s *Source) refuseIdleKeys(written SourceConfig, complain complaints) {
 	for _, sc := range schemes {
 		all = append(all, sc.uses...)
 	}
-	slices.Sort(all)
+	ofCMS := map[string]string{} // key → the CMS that it belongs to
+	for _, c := range cmses {
+		all = append(all, c.uses...)
+		for _, key := range c.uses {
+			ofCMS[key] = c.name
+		}
+	}
+	uses := s.scheme.uses
+	if s.cms != nil {
+		uses = append(slices.Clone(uses), s.cms.uses...)
+	}
 	fields := reflect.ValueOf(written)
 	for i := range fields.NumField() {
 		key, value := fields.Type().Field(i).Tag.Get("yaml"), fields.Field(i)
-		if !slices.Contains(all, key) || slices.Contains(s.scheme.uses, key) || value.IsZero() {
+		if !slices.Contains(all, key) || slices.Contains(uses, key) || value.IsZero() {
 			continue
 		}
 		if key == "tolerance" && written.Tolerance == defaultTolerance {
 			continue // the default, which the decoder of the file fills in
 		}
 		if key == "previous_secrets" && len(s.cfg.PreviousSecrets) == 0 {
+			continue
+		}
+		if owner := ofCMS[key]; owner != "" {
+			complain(key, "means nothing but with cms %s; remove it", owner)
 			continue
 		}
 		complain(key, "means nothing with scheme %s; remove it", s.scheme.name)

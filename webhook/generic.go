@@ -22,20 +22,5 @@ func genericDefaults(cfg *SourceConfig) {
 
 func decodeGeneric(s *Source, d Delivery, body value) (message, error) {
 	name := cmp.Or(s.eventName(d, body), body.text("type"))
-	p := s.cfg.Paths
-	it := Item{
-		Event:        name,
-		Action:       actionOf(name),
-		ContentType:  cmp.Or(body.text(p.Type), typeOf(name)),
-		ID:           body.text(p.ID),
-		Slug:         body.text(p.Slug),
-		PreviousSlug: body.text(p.PreviousSlug),
-		Locale:       body.text(p.Locale),
-		Environment:  body.text(p.Environment),
-		Version:      body.text(p.Version),
-	}
-	if it.PreviousSlug == it.Slug {
-		it.PreviousSlug = ""
-	}
-	return message{Item: it}, nil
+	return message{Item: Item{Event: name, Action: actionOf(name), ContentType: typeOf(name)}}, nil // the rest stands where paths says
 }

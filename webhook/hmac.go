@@ -136,17 +136,20 @@ func (s *Source) signedBytes(d Delivery) (parts [][]byte, sentAt time.Time, prob
 	return parts, sentAt, check{}
 }
 
-func verifyHMAC(s *Source, d Delivery) check {
-	value, n := d.header(s.cfg.Header)
+func verifyHMAC(s *Source, d Delivery) check { return s.verifyMAC(d, s.cfg.Header) }
+
+// verifyMAC checks the signature in the given header.
+func (s *Source) verifyMAC(d Delivery, header string) check {
+	value, n := d.header(header)
 	switch {
 	case value == "":
-		return refuse(MissingSignature, "no header %s", s.cfg.Header)
+		return refuse(MissingSignature, "no header %s", header)
 	case n > 1:
-		return refuse(MalformedSignature, "%d headers %s", n, s.cfg.Header)
+		return refuse(MalformedSignature, "%d headers %s", n, header)
 	}
 	text, ok := strings.CutPrefix(value, s.cfg.Prefix)
 	if !ok {
-		return refuse(MalformedSignature, "header %s does not begin with %q", s.cfg.Header, s.cfg.Prefix)
+		return refuse(MalformedSignature, "header %s does not begin with %q", header, s.cfg.Prefix)
 	}
 	parts, sentAt, problem := s.signedBytes(d)
 	if problem.reason != "" {
@@ -154,7 +157,7 @@ func verifyHMAC(s *Source, d Delivery) check {
 	}
 	given, err := decodeMAC(s.cfg.Encoding, text)
 	if err != nil {
-		return refuse(BadSignature, "header %s is not %s", s.cfg.Header, s.cfg.Encoding)
+		return refuse(BadSignature, "header %s is not %s", header, s.cfg.Encoding)
 	}
 	secret, ok := s.match([][]byte{given}, parts...)
 	if !ok {
@@ -189,4 +192,33 @@ func signHMAC(s *Source, d *Delivery, now time.Time) error {
 	}
 	d.Header.Set(s.cfg.Header, s.cfg.Prefix+text)
 	return nil
+}
+
+// namedHMAC is scheme hmac with the settings of one CMS, under its name.
+// Without the header of these settings, a signature in otherHeader counts too:
+// one that the CMS wrote in the past, or will.
+func namedHMAC(name string, fixed SourceConfig, otherHeader string) *scheme {
+	sc := &scheme{
+		name: name,
+		uses: []string{"secret", "previous_secrets"},
+		prepare: func(s *Source, complain complaints) {
+			c := &s.cfg
+			c.Header, c.Prefix, c.Hash, c.Encoding = fixed.Header, fixed.Prefix, fixed.Hash, fixed.Encoding
+			c.SignedPayload, c.TimestampHeader, c.TimestampUnit = fixed.SignedPayload, fixed.TimestampHeader, fixed.TimestampUnit
+			prepareHMAC(s, complain)
+		},
+		verify: func(s *Source, d Delivery) check {
+			if given, _ := d.header(fixed.Header); given == "" && otherHeader != "" {
+				if other, _ := d.header(otherHeader); other != "" {
+					return s.verifyMAC(d, otherHeader)
+				}
+			}
+			return s.verifyMAC(d, fixed.Header)
+		},
+		sign: signHMAC,
+	}
+	if fixed.TimestampHeader != "" {
+		sc.uses = append(sc.uses, "tolerance")
+	}
+	return sc
 }

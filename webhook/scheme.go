@@ -41,6 +41,17 @@ var schemes = []*scheme{
 	bodySecretScheme,
 	standardWebhooksScheme,
 	ghostScheme,
+	contentfulScheme,
+	sanityScheme,
+	hygraphScheme,
+	webflowScheme,
+	contentstackScheme,
+	contentstackRSAScheme,
+	kontentScheme,
+	storyblokScheme,
+	wooCommerceScheme,
+	shopifyScheme,
+	githubScheme,
 	noneScheme,
 }
 

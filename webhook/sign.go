@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"crypto/rand"
 	"net/http"
 	"net/url"
@@ -10,7 +11,8 @@ import (
 
 // Sign returns body as a delivery that this sender makes now, with the
 // current secret. name is the CMS's own event name for senders that tell it
-// outside of the body; empty: derived from the body where that can be done.
+// outside of the body; empty: derived from the body where that can be done, or
+// else that of the sample.
 func (s *Source) Sign(body []byte, name string, now time.Time) (Delivery, error) {
 	d := Delivery{
 		Method: http.MethodPost,
@@ -18,14 +20,14 @@ func (s *Source) Sign(body []byte, name string, now time.Time) (Delivery, error)
 		Header: http.Header{"Content-Type": {"application/json"}},
 		Body:   body,
 	}
+	parsed, _ := s.parse(d) // nothing can be derived from a body that is no object
 	if place, key, _ := strings.Cut(s.cfg.EventFrom, ":"); place != "body" {
-		if name == "" {
-			if obj, err := parseObject(body); err == nil {
-				if m, err := s.cms.decode(s, d, obj); err == nil {
-					name = m.Event
-				}
+		if name == "" && parsed.exists() {
+			if m, err := s.cms.decode(s, d, parsed); err == nil {
+				name = m.Event
 			}
 		}
+		name = cmp.Or(name, s.cms.sampleEvent)
 		switch {
 		case name == "":
 		case place == "query":
@@ -36,6 +38,9 @@ func (s *Source) Sign(body []byte, name string, now time.Time) (Delivery, error)
 	}
 	if h := s.cfg.DeliveryIDHeader; h != "" {
 		d.Header.Set(h, "msg_"+rand.Text())
+	}
+	if s.cms.headers != nil {
+		s.cms.headers(s, &d, parsed)
 	}
 	if err := s.scheme.sign(s, &d, now); err != nil {
 		return Delivery{}, err

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"cmp"
+	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"hash"
@@ -27,6 +28,7 @@ type Source struct {
 	keys     [][]byte         // of all secrets, those without an end first, ready to compare or to key an HMAC
 	accepted []*secret        // one for each of keys
 	newHash  func() hash.Hash // of schemes with an HMAC
+	public   []*rsa.PublicKey // of schemes with a key pair
 	signed   []part           // signed_payload of scheme hmac
 	warnings []string
 }
@@ -98,14 +100,7 @@ const maxEvents = 1000
 
 // read parses the body and makes events of it.
 func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event, error) {
-	text := d.Body
-	if s.cms.json != nil {
-		var err error
-		if text, err = s.cms.json(d); err != nil {
-			return message{}, nil, err
-		}
-	}
-	body, err := parseObject(text)
+	body, err := s.parse(d)
 	if err != nil {
 		return message{}, nil, err
 	}
@@ -113,16 +108,22 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event
 	if err != nil {
 		return message{}, nil, err
 	}
+	if m.batch == nil {
+		m.Item = s.cfg.Paths.over(m.Item, body)
+	}
 	m.deliveryID = cmp.Or(m.deliveryID, s.deliveryID(d))
 	items := splitTags(m.items())
-	if len(items) > maxEvents {
-		whole := m.Item
-		whole.Tags, whole.All = nil, true
-		items = []Item{whole}
-	}
 	payload := json.RawMessage(body.raw)
 	if s.scheme.redact != nil {
 		payload = s.scheme.redact(s, body)
+		for i := range items {
+			items[i].payload = nil
+		}
+	}
+	if len(items) > maxEvents || len(items) > 1 && payloadBytes(items, payload) > maxMaxBody {
+		whole := m.Item
+		whole.Tags, whole.All, whole.payload = nil, true, nil
+		items = []Item{whole}
 	}
 	base := event.Event{Source: s.name, DeliveryID: m.deliveryID, Payload: payload, ReceivedAt: now.UTC(), Keep: s.cfg.Keep}
 	var events []event.Event
@@ -137,6 +138,9 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event
 		ev.Action = cmp.Or(it.Action, event.Other)
 		ev.Entity, ev.Slug, ev.PreviousSlug = it.ID, it.Slug, it.PreviousSlug
 		ev.Locale, ev.Environment, ev.Version, ev.Tags = it.Locale, it.Environment, it.Version, it.Tags
+		if it.payload != nil {
+			ev.Payload = it.payload
+		}
 		if it.All {
 			ev.Purge = &event.Purge{All: true}
 		}
@@ -146,6 +150,44 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event
 		events = append(events, ev)
 	}
 	return m, events, nil
+}
+
+// parse returns the JSON object that d carries.
+func (s *Source) parse(d Delivery) (value, error) {
+	if s.cms.json == nil {
+		return parseObject(d.Body)
+	}
+	text, err := s.cms.json(d)
+	if err != nil {
+		return value{}, err
+	}
+	return parseObject(text)
+}
+
+// payloadBytes is what the payloads of all items take in the queue.
+func payloadBytes(items []Item, whole json.RawMessage) (n int) {
+	for _, it := range items {
+		if it.payload == nil {
+			n += len(whole)
+		}
+		n += len(it.payload)
+	}
+	return n
+}
+
+// over returns what the CMS's row found, with the parts that stand where p says.
+func (p Paths) over(it Item, body value) Item {
+	it.ContentType = cmp.Or(body.text(p.Type), it.ContentType)
+	it.ID = cmp.Or(body.text(p.ID), it.ID)
+	it.Slug = cmp.Or(body.text(p.Slug), it.Slug)
+	it.PreviousSlug = cmp.Or(body.text(p.PreviousSlug), it.PreviousSlug)
+	it.Locale = cmp.Or(body.text(p.Locale), it.Locale)
+	it.Environment = cmp.Or(body.text(p.Environment), it.Environment)
+	it.Version = cmp.Or(body.text(p.Version), it.Version)
+	if it.PreviousSlug == it.Slug {
+		it.PreviousSlug = ""
+	}
+	return it
 }
 
 // splitTags spreads an item with more tags than an event may have over several.

@@ -124,6 +124,8 @@ type Item struct {
 	EventID      string   // of what happened, when several deliveries may tell of it
 	Tags         []string // cache tags that the CMS names: exact texts
 	All          bool     // anything may have changed
+
+	payload []byte // JSON, of the one entity of a batch; nil: the whole body
 }
 
 // Verify says who sent d and what it means. The signature is checked before
