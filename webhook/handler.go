@@ -100,9 +100,6 @@ func NewHandler(sources []*Source, enqueue Enqueue, log *slog.Logger, cfg Config
 	cfg.Refusals = cmp.Or(cfg.Refusals, Rate{30, time.Second})
 	cfg.RefusalsBurst = cmp.Or(cfg.RefusalsBurst, 100)
 	cfg.Memory = cmp.Or(cfg.Memory, 256<<20)
-	if cfg.ClientAddress == nil {
-		cfg.ClientAddress = func(r *http.Request) string { return r.RemoteAddr }
-	}
 	h := &Handler{
 		enqueue:   enqueue,
 		log:       log,
@@ -211,12 +208,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) {
 
 // address returns where r comes from; the zero Addr when that is no address.
 func (h *Handler) address(r *http.Request) netip.Addr {
-	text := h.cfg.ClientAddress(r)
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		with, _ := netip.ParseAddrPort(text)
-		addr = with.Addr()
+	if h.cfg.ClientAddress == nil {
+		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+		return peer.Addr().Unmap().WithZone("")
 	}
+	addr, _ := netip.ParseAddr(h.cfg.ClientAddress(r))
 	return addr.Unmap().WithZone("")
 }
 

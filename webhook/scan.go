@@ -95,7 +95,10 @@ func scan(b []byte) ([]span, error) {
 			}
 			i++
 			open = open[:len(open)-1]
-			if i-from >= longSpan {
+			if i-from >= longSpan && len(open) > 0 {
+				if long == nil {
+					long = make([]span, 0, 8)
+				}
 				long = append(long, span{from, i})
 			}
 		}
