@@ -33,17 +33,19 @@ func decodeAgility(s *Source, d Delivery, body value) (message, error) {
 		ID:          body.text("contentID"),
 		Locale:      body.text("languageCode"),
 		Environment: body.text("instanceGuid"),
-		Version:     body.text("contentVersionID"), // properties.versionID of the Fetch API
 	}
-	kind := "content"
+	kind, version := "content", "contentVersionID"
 	if page := body.text("pageID"); page != "" && it.ID == "" {
-		kind = "page"
-		it.ContentType, it.ID, it.Version = "page", page, body.text("pageVersionID")
+		kind, version = "page", "pageVersionID"
+		it.ContentType, it.ID = "page", page
 	}
 	if state := body.text("state"); state != "" {
 		it.Event = kind + "." + state
 	}
 	it.Event = cmp.Or(s.eventName(d, body), it.Event)
 	it.Action = lastWord(agilityActions, strings.ToLower(it.Event))
+	if it.Action == event.Publish {
+		it.Version = body.text(version) // properties.versionID of the Fetch API, which shows nothing that is only saved
+	}
 	return message{Item: it}, nil
 }

@@ -33,13 +33,16 @@ var butterActions = map[string]event.Action{
 
 func decodeButter(s *Source, d Delivery, body value) (message, error) {
 	name := cmp.Or(s.eventName(d, body), body.text("webhook.event"))
-	return message{Item: Item{
+	it := Item{
 		Event:       name,
 		Action:      lastWord(butterActions, name),
 		ContentType: strings.Trim(body.text("data.page_type"), "*"), // * is a page without a type
 		ID:          body.text("data.buttercms_id"),
 		Slug:        body.text("data.id"),
 		Locale:      body.text("data.locale"),
-		Version:     body.text("data.updated"),
-	}}, nil
+	}
+	if it.Action == event.Publish {
+		it.Version = body.text("data.updated")
+	}
+	return message{Item: it}, nil
 }

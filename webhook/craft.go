@@ -45,11 +45,13 @@ func decodeCraft(s *Source, d Delivery, body value) (message, error) {
 		ContentType: kind,
 		ID:          element.text("id"),
 		Slug:        element.text("slug"),
-		Version:     element.text("dateUpdated"),
 	}
 	it.Action = lastWord(craftActions, it.Event)
 	if it.Action == event.Update && body.isTrue("event.isNew") {
 		it.Action = event.Create
+	}
+	if shows(it.Action) && !element.at("draftId").exists() {
+		it.Version = element.text("dateUpdated")
 	}
 	return message{Item: it}, nil
 }

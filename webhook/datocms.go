@@ -42,13 +42,15 @@ func decodeDato(s *Source, d Delivery, body value) (message, error) {
 		ID:          entity.text("id"),
 		Slug:        anyLocale(entity.at("attributes.slug")),
 		Environment: body.text("environment"),
-		Version:     entity.text("meta.updated_at"), // _updatedAt of the Content Delivery API
 		Tags:        texts(entity.list("attributes.tags")),
 		All:         kind == "environment" && what == "promote", // another copy of everything
 	}
 	it.Action = lastWord(datoActions, it.Event)
 	if it.Action != event.Invalidate {
 		it.Tags = nil // a field that the operator calls tags
+	}
+	if it.Action == event.Publish || entity.text("meta.status") == "published" {
+		it.Version = entity.text("meta.updated_at") // _updatedAt of the Content Delivery API, which shows no drafts
 	}
 	if old := anyLocale(body.at("previous_entity.attributes.slug")); old != it.Slug {
 		it.PreviousSlug = old

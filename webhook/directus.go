@@ -39,7 +39,7 @@ func decodeDirectus(s *Source, d Delivery, body value) (message, error) {
 		ContentType: body.text("collection"),
 		ID:          body.text("key"),
 		Slug:        payload.text("slug"),
-		Version:     payload.text("date_updated"),
+		Version:     payload.text("date_updated"), // as the API returns it; a delete has none
 	}}
 	if len(keys) == 0 && m.ID == "" {
 		keys = texts(body.list("payload"))

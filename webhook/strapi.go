@@ -47,15 +47,29 @@ func decodeStrapi(s *Source, d Delivery, body value) (message, error) {
 			}
 		}
 	}
-	return message{Item: Item{
+	it := Item{
 		Event:       name,
 		Action:      lastWord(strapiActions, name),
 		ContentType: cmp.Or(body.text("uid"), body.text("model"), kind),
 		ID:          cmp.Or(entity.text("documentId"), entity.text("id")),
 		Slug:        entity.text("slug"),
 		Locale:      entity.text("locale"),
-		Version:     entity.text("updatedAt"), // as the API returns it
-	}}, nil
+	}
+	if shows(it.Action) && !entity.isNull("publishedAt") { // null: a draft, which readers do not see
+		it.Version = entity.text("updatedAt")
+	}
+	return message{Item: it}, nil
+}
+
+// shows reports whether readers find the entity with its new content afterwards.
+func shows(a event.Action) bool {
+	return a == event.Create || a == event.Update || a == event.Publish
+}
+
+// isNull reports whether null stands at path, rather than nothing.
+func (v value) isNull(path string) bool {
+	v = v.at(path)
+	return len(v.raw) > 0 && !v.exists()
 }
 
 // lastWord maps an event's name by what follows its last dot; anything else is

@@ -22,7 +22,8 @@ var umbracoCMS = &cms{
 		cfg.EventFrom = cmp.Or(cfg.EventFrom, "header:"+umbracoEvent)
 		ownTokenHeader(cfg)
 	},
-	decode: decodeUmbraco,
+	decode:      decodeUmbraco,
+	sampleEvent: "Umbraco.ContentPublish",
 	sample: `{"Name":"Home","CreateDate":"2026-10-01T08:00:00Z","UpdateDate":"2026-11-20T11:59:58Z",` +
 		`"Route":{"Path":"/home/","StartItem":{"Id":"f1922956-7855-4fa0-8f2c-7af149a92135","Path":"home"}},` +
 		`"Id":"c1922956-7855-4fa0-8f2c-7af149a92135","ContentType":"homePage","Properties":{"title":"Hello"},"Cultures":{}}`,
@@ -67,8 +68,10 @@ func decodeUmbraco(s *Source, d Delivery, body value) (message, error) {
 		ContentType: cmp.Or(body.eitherCase("ContentType"), body.eitherCase("MediaType")),
 		ID:          body.eitherCase("Id"),
 		Slug:        body.eitherCase("Route.Path"),
-		Version:     body.eitherCase("UpdateDate"), // updateDate of the Delivery API
 	}}
+	if shows(m.Action) {
+		m.Version = body.eitherCase("UpdateDate") // updateDate of the Delivery API
+	}
 	for _, c := range umbracoCultures(body) {
 		it := m.Item
 		it.Locale, it.Slug = c.name, cmp.Or(c.path, it.Slug)
