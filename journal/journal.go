@@ -202,6 +202,14 @@ func (j *Journal) backlog() position {
 	return position{j.appended.records - j.forwarded.records, j.appended.bytes - j.forwarded.bytes}
 }
 
+// Last is the seq of the newest record that is on the disk; 0 when there never
+// was one.
+func (j *Journal) Last() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.synced
+}
+
 // Wait returns nil once everything up to seq is handed on and the mark has
 // moved past it.
 func (j *Journal) Wait(ctx context.Context, seq uint64) error {

@@ -30,8 +30,8 @@ type environment struct {
 	AdminToken         string `envconfig:"FRESHWIRE_ADMIN_TOKEN" secret:"true" desc:"Bearer token of the admin endpoints. Unset: only direct callers on this machine may enter."`
 	RevalidationSecret string `envconfig:"FRESHWIRE_REVALIDATION_SECRET" secret:"true" desc:"Secret of POST /api/revalidate. Unset: that endpoint answers 404."`
 
-	SpoolDir string `envconfig:"FRESHWIRE_SPOOL_DIR" desc:"Directory of the journal of accepted webhooks. This version has no journal yet: it answers 503 while Redis is away, so that the CMS sends again."`
-	Ack      string `envconfig:"FRESHWIRE_ACK" default:"durable" desc:"durable: a webhook is acknowledged once Redis has it. replicated (also waits for a replica) is refused by this version."`
+	SpoolDir string `envconfig:"FRESHWIRE_SPOOL_DIR" desc:"Directory of the durable journal of accepted webhooks, one for each web process, on a disk that outlives it. Unset: webhooks are answered 503 while Redis is away." shown:"dev: a temporary one, else none"`
+	Ack      string `envconfig:"FRESHWIRE_ACK" default:"durable" desc:"durable: a webhook is acknowledged once the journal (without one: Redis) has it. replicated: also one Redis replica."`
 
 	CORSOrigins    []string `envconfig:"FRESHWIRE_CORS_ORIGINS" desc:"Exact origins, with commas between, that may read the stream and the routes with credentials."`
 	RateLimit      string   `envconfig:"FRESHWIRE_RATE_LIMIT" shown:"100/1m, off in dev" desc:"Requests per client address on /api/*. This version does not limit yet: set 0 to say that you know."`
@@ -105,8 +105,8 @@ func (env *environment) validate() error {
 	oneOf("LOG_FORMAT", env.LogFormat, "text", "json")
 	oneOf("FRESHWIRE_ACK", env.Ack, "durable", "replicated")
 	oneOf("FRESHWIRE_SSE_MODE", env.SSEMode, "auto", "plain")
-	if env.Ack == "replicated" {
-		complain("FRESHWIRE_ACK", "replicated is not done by this version yet; it would promise more than is kept")
+	if env.Ack == "replicated" && env.RedisURL == "" {
+		complain("FRESHWIRE_ACK", "replicated needs a Redis with a replica; REDIS_URL is not set")
 	}
 	if !namespacePattern.MatchString(env.Namespace) {
 		complain("FRESHWIRE_NAMESPACE", "%q is not 1 to 32 of a-z, 0-9, _ and -", env.Namespace)
@@ -162,9 +162,6 @@ func (env environment) listenAddr() string {
 // notes tells of settings that are right but do not do yet what they will.
 func (env environment) notes() []string {
 	var notes []string
-	if env.SpoolDir != "" {
-		notes = append(notes, "FRESHWIRE_SPOOL_DIR: this version has no journal yet; while Redis is away webhooks are answered 503")
-	}
 	if env.RateLimit != "" && env.RateLimit != "0" {
 		notes = append(notes, "FRESHWIRE_RATE_LIMIT: this version does not limit yet; limit at your proxy")
 	}

@@ -15,6 +15,7 @@ import (
 var mayImport = map[string]struct{ ours, never []string }{
 	"event":             {nil, []string{"github.com/", "net/http"}},
 	"webhook":           {[]string{"event"}, []string{"github.com/redis", "github.com/hibiken"}},
+	"journal":           {nil, []string{"github.com/", "net/http"}},
 	"rules":             {[]string{"event"}, []string{"github.com/redis", "net/http"}},
 	"tasks":             {[]string{"event", "rules"}, []string{"net/http"}},
 	"cache":             {nil, []string{"github.com/hibiken"}},

@@ -23,6 +23,7 @@ import (
 	"github.com/freshwire/freshwire/admin"
 	"github.com/freshwire/freshwire/cache"
 	"github.com/freshwire/freshwire/feed"
+	"github.com/freshwire/freshwire/journal"
 	"github.com/freshwire/freshwire/read"
 	"github.com/freshwire/freshwire/sse"
 	"github.com/freshwire/freshwire/tasks"
@@ -45,6 +46,7 @@ func newRoleCommand(name, short string, r roles) *cobra.Command {
 // configs are the settings of the parts, each read from FRESHWIRE_<NAME>.
 type configs struct {
 	Webhook webhook.Config
+	Journal journal.Config
 	Tasks   tasks.Config
 	Cache   cache.Config
 	Feed    feed.Config
@@ -54,7 +56,7 @@ type configs struct {
 
 // parts lists the configs of c, for reading, checking and describing them.
 func (c *configs) parts() []interface{ Validate() error } {
-	return []interface{ Validate() error }{&c.Webhook, &c.Tasks, &c.Cache, &c.Feed, &c.SSE, &c.Read}
+	return []interface{ Validate() error }{&c.Webhook, &c.Journal, &c.Tasks, &c.Cache, &c.Feed, &c.SSE, &c.Read}
 }
 
 func loadConfigs(env environment) (configs, error) {
@@ -91,6 +93,7 @@ type app struct {
 
 	cache   *cache.Store
 	queue   *tasks.Queue
+	intake  *receiver
 	records *tasks.Records
 	worker  *tasks.Worker
 	changes *feed.Log
@@ -157,6 +160,8 @@ func (a *app) build(addr net.Addr) error {
 	}
 	embedded := a.store.embedded != nil
 	c.Tasks.Embedded, c.Cache.Embedded = embedded, embedded
+	c.Tasks.Coalesce = a.site.coalesces()
+	c.Journal.Registerer = a.reg
 	c.Webhook.Metrics, c.Tasks.Registerer, c.Cache.Metrics, c.Feed.Metrics, c.SSE.Metrics, c.Read.Metrics = a.reg, a.reg, a.reg, a.reg, a.reg, a.reg
 
 	for _, route := range a.site.file.Routes { // a route's bounds hold for its fills, too
@@ -184,6 +189,11 @@ func (a *app) build(addr net.Addr) error {
 		a.ingest = a.client(tasks.IngestOptions)
 		a.queue = tasks.NewQueue(a.ingest, a.log, c.Tasks)
 		a.records = tasks.NewRecords(a.ingest, a.log, c.Tasks)
+	}
+	if a.roles.web {
+		if a.intake, err = a.newIntake(); err != nil {
+			return err
+		}
 	}
 	if a.roles.worker {
 		a.work = a.client(tasks.WorkerOptions)
@@ -251,6 +261,9 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 	if a.hub != nil {
 		parts.Go(func() error { return a.changes.Tail(life, a.hub) })
 	}
+	if a.intake != nil && a.intake.journal != nil {
+		parts.Go(func() error { return a.intake.forward(life) })
+	}
 	if a.dev != nil {
 		parts.Go(func() error { return a.dev.cms.Run(life) })
 	}
@@ -284,7 +297,10 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 	over := make(chan error, 1)
 	go func() {
 		var wg sync.WaitGroup
-		wg.Go(func() { a.drainHTTP(bound, server) })
+		wg.Go(func() {
+			a.drainHTTP(bound, server)
+			a.intake.flush(bound)
+		})
 		workErr := worker.Wait()
 		wg.Wait()
 		end()

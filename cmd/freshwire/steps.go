@@ -13,6 +13,7 @@ import (
 	"github.com/freshwire/freshwire/cache"
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/feed"
+	"github.com/freshwire/freshwire/journal"
 	"github.com/freshwire/freshwire/read"
 	"github.com/freshwire/freshwire/rules"
 	"github.com/freshwire/freshwire/target"
@@ -175,7 +176,7 @@ func (a *app) revalidate(ctx context.Context, tags, paths []string, cause string
 	if err := ev.Validate(); err != nil {
 		return err
 	}
-	if _, err = a.queue.Enqueue(ctx, ev); errors.Is(err, tasks.ErrBusy) {
+	if _, err = a.intake.accept(ctx, []event.Event{ev}); errors.Is(err, tasks.ErrBusy) || errors.Is(err, journal.ErrFull) {
 		return fmt.Errorf("%w: %w", read.ErrAway, err)
 	}
 	return err

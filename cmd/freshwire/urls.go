@@ -41,7 +41,7 @@ func (a *app) urls() (http.Handler, error) {
 		return a.middleware(r), nil
 	}
 
-	hooks := webhook.NewHandler(a.site.sources, a.accept, a.log, a.configs.Webhook)
+	hooks := webhook.NewHandler(a.site.sources, a.intake.accept, a.log, a.configs.Webhook)
 	// a CMS: one delivery, answered 200 once it is durable; a repeat is 200 too.
 	r.Handle("/webhooks/{source}", hooks)
 	r.Handle("/api/webhooks/cms", hooks.Source("cms"))
@@ -96,6 +96,9 @@ func (a *app) checks() []admin.Check {
 			return nil
 		}},
 		{Name: "redis", Ask: func(ctx context.Context) error { return a.tailing.Ping(ctx).Err() }},
+	}
+	if a.intake != nil && a.intake.journal != nil {
+		checks = append(checks, admin.Check{Name: "journal", Ask: func(context.Context) error { return a.intake.journal.Ready() }})
 	}
 	if a.hub != nil {
 		checks = append(checks, admin.Check{Name: "stream", Ask: func(context.Context) error {
