@@ -109,7 +109,6 @@ func NewSource(name string, cfg SourceConfig) (*Source, error) {
 	}
 	s := &Source{name: name, cfg: cfg}
 	s.cfg.PreviousSecrets = slices.DeleteFunc(slices.Clone(cfg.PreviousSecrets), func(p string) bool { return p == "" })
-	s.cfg.Secrets = slices.DeleteFunc(slices.Clone(cfg.Secrets), func(c SecretConfig) bool { return c.Secret == "" })
 
 	var err error
 	if s.cms, err = findCMS(cfg.CMS); err != nil {

@@ -15,7 +15,7 @@ import (
 // SecretConfig is a secret with a name and an end, one entry of secrets.
 type SecretConfig struct {
 	Label   string `yaml:"label" required:"true" example:"2026-11" desc:"its name in logs and metrics; never the secret itself"`
-	Secret  string `yaml:"secret" secret:"true" required:"true" example:"${BLOG_SECRET_2026_11}" desc:"the secret"`
+	Secret  string `yaml:"secret" secret:"true" example:"${BLOG_SECRET_2026_11}" desc:"the secret; an empty one is left out, with a warning"`
 	Expires Expiry `yaml:"expires" example:"2026-12-31" desc:"the last day (UTC) on which it is accepted, or a time such as 2026-12-31T18:00:00Z; a warning is logged from 14 days before (never)"`
 }
 
@@ -84,7 +84,8 @@ func (s *Source) prepareSecrets(complain complaints) {
 		}
 		return
 	}
-	if c.Secret == "" && len(c.Secrets) == 0 {
+	given := func(listed SecretConfig) bool { return listed.Secret != "" }
+	if c.Secret == "" && !slices.ContainsFunc(c.Secrets, given) {
 		complain("secret", "is empty; without a secret nothing can be verified (scheme: none accepts anybody)")
 	}
 	if len(c.PreviousSecrets) > maxSecrets {
@@ -112,6 +113,9 @@ func (s *Source) prepareSecrets(complain complaints) {
 			complain(at+".label", "%q names another secret already", listed.Label)
 		}
 		labels = append(labels, listed.Label)
+		if listed.Secret == "" {
+			s.warn(at, "%s is empty, and left out", listed.Label)
+		}
 		all = append(all, entry{at + ".secret", listed.Label, listed.Secret, listed.Expires})
 	}
 	slices.SortStableFunc(all, func(a, b entry) int {

@@ -19,6 +19,9 @@ func (t trustedProxies) client(r *http.Request) string {
 	if err != nil {
 		return r.RemoteAddr
 	}
+	if len(t) == 0 {
+		return host
+	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(hops) {
 		hop = strings.TrimSpace(hop)

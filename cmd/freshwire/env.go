@@ -38,7 +38,10 @@ type environment struct {
 	SSEMode        string   `envconfig:"FRESHWIRE_SSE_MODE" default:"auto" desc:"auto or plain. In this version both serve streams with the ordinary handler."`
 	TLSCert        string   `envconfig:"FRESHWIRE_TLS_CERT" desc:"Certificate file: serve TLS with HTTP/2. Without it HTTP/1.1 and h2c."`
 	TLSKey         string   `envconfig:"FRESHWIRE_TLS_KEY" desc:"Key file of the certificate."`
-	TrustedProxies []string `envconfig:"FRESHWIRE_TRUSTED_PROXIES" desc:"CIDRs, with commas between, whose X-Forwarded-For is believed when the streams of a client address are counted."`
+	TrustedProxies []string `envconfig:"FRESHWIRE_TRUSTED_PROXIES" desc:"CIDRs, with commas between, whose X-Forwarded-For is believed when client addresses are counted, or compared with the allow list of a source."`
+
+	MaxConnections           int `envconfig:"FRESHWIRE_MAX_CONNECTIONS" default:"0" desc:"Open connections in all; one more is closed at once. 0 is no limit."`
+	MaxConnectionsPerAddress int `envconfig:"FRESHWIRE_MAX_CONNECTIONS_PER_ADDRESS" default:"1024" desc:"Open connections of one client address (of one /64 in IPv6); this machine and trusted proxies are not limited. 0 is no limit."`
 
 	LogLevel  string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error."`
 	LogFormat string `envconfig:"LOG_FORMAT" desc:"text or json." shown:"text on a terminal, else json"`
@@ -139,6 +142,12 @@ func (env *environment) validate() error {
 		if _, _, err := net.ParseCIDR(cidr); err != nil {
 			complain("FRESHWIRE_TRUSTED_PROXIES", "%q is not a CIDR such as 10.0.0.0/8", cidr)
 		}
+	}
+	if env.MaxConnections < 0 {
+		complain("FRESHWIRE_MAX_CONNECTIONS", "%d is less than 0", env.MaxConnections)
+	}
+	if env.MaxConnectionsPerAddress < 0 {
+		complain("FRESHWIRE_MAX_CONNECTIONS_PER_ADDRESS", "%d is less than 0", env.MaxConnectionsPerAddress)
 	}
 	if env.RedisURL != "" {
 		if _, err := parseRedisURL(env.RedisURL); err != nil {

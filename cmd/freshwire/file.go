@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/freshwire/freshwire/cache"
 	"github.com/freshwire/freshwire/internal/yamlfile"
@@ -97,6 +98,7 @@ func (s *site) compile(doc *yamlfile.Doc) error {
 		if err == nil {
 			s.sources = append(s.sources, source)
 			s.notes = append(s.notes, source.Warnings()...)
+			s.notes = append(s.notes, source.ExpiryWarnings(time.Now())...)
 		}
 	}
 	var err error

@@ -97,6 +97,7 @@ type app struct {
 	records *tasks.Records
 	worker  *tasks.Worker
 	changes *feed.Log
+	hooks   *webhook.Handler // nil unless this is the web role
 	hub     *sse.Hub
 	streams *sse.Handler
 	dev     *devSite // nil unless this is the demo
@@ -121,12 +122,13 @@ func serve(ctx context.Context, r roles) error {
 	if env.AdminToken == "" && r.web && !r.dev {
 		log.WarnContext(ctx, "no FRESHWIRE_ADMIN_TOKEN: every caller on this machine is an operator, also a proxy that sends no X-Forwarded-For")
 	}
-	listener, err := listen(env)
+	reg := prometheus.NewRegistry()
+	listener, err := listen(env, log, reg)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	a := &app{roles: r, env: env, configs: c, site: s, log: log, reg: prometheus.NewRegistry(), guard: admin.NewGuard(env.AdminToken), started: time.Now()}
+	a := &app{roles: r, env: env, configs: c, site: s, log: log, reg: reg, guard: admin.NewGuard(env.AdminToken), started: time.Now()}
 	a.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := a.build(listener.Addr()); err != nil {
 		return err
@@ -134,12 +136,13 @@ func serve(ctx context.Context, r roles) error {
 	return a.run(ctx, listener)
 }
 
-func listen(env environment) (net.Listener, error) {
+func listen(env environment, log *slog.Logger, reg prometheus.Registerer) (net.Listener, error) {
 	config := net.ListenConfig{Control: endSilentConnections}
 	l, err := config.Listen(context.Background(), "tcp", env.listenAddr())
 	if err != nil {
 		return nil, fmt.Errorf("%w\nFRESHWIRE_ADDR or PORT chooses another address; port 0 picks a free one", err)
 	}
+	l = limitConnections(l, env, log, reg)
 	if env.TLSCert == "" {
 		return l, nil
 	}
@@ -179,6 +182,7 @@ func (a *app) build(addr net.Addr) error {
 	if a.roles.web || a.roles.sse {
 		c.SSE.AllowAll = a.guard.Allows
 		c.SSE.ClientAddress = trustedProxies(a.env.TrustedProxies).client
+		c.Webhook.ClientAddress = c.SSE.ClientAddress
 		a.hub = sse.NewHub(a.log, c.SSE)
 		a.streams = sse.NewHandler(a.hub, a.changes.Range, a.log, c.SSE)
 	}
@@ -255,6 +259,7 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 	parts, failed := errgroup.WithContext(life)
 	worker, workFailed := errgroup.WithContext(working)
 	parts.Go(func() error { return a.store.run(life) })
+	parts.Go(func() error { return a.reloadOnHangup(life) })
 	if a.cache != nil {
 		parts.Go(func() error { return a.cache.Run(life) })
 	}

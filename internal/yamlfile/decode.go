@@ -179,7 +179,8 @@ func (d *decoder) scalar(n *node, v reflect.Value, f field, path string) {
 		}
 		d.mistake(n, path, "expected %s, got %s%s", f.expects(v.Type()), got, hint)
 	}
-	isText := n.tag == "!!str" || n.tag == "!!timestamp" || n.quoted || expanded
+	isText := n.tag == "!!str" || n.tag == "!!timestamp" || n.quoted || expanded ||
+		n.tag == "!!int" && readsItself(v.Type()) // such as 0 where 100/1m may stand
 	if shape == aText && !isText ||
 		shape != aText && shape != aDuration && shape != aSize && n.quoted && !expanded {
 		wrong()

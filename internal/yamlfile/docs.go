@@ -116,6 +116,8 @@ func (f field) typeSchema(t reflect.Type) object {
 		return object{"type": "string", "pattern": f.pattern.String() + "|" + holdsVariable}
 	case f.required:
 		return object{"type": "string", "minLength": 1}
+	case readsItself(t):
+		return object{"type": []string{"string", "integer"}}
 	}
 	return object{"type": "string"}
 }
@@ -159,7 +161,7 @@ func Markdown(v any) string {
 func (f field) within() (suffix string, t reflect.Type) {
 	for t = f.typ; ; t = t.Elem() {
 		switch {
-		case t == durationType || reflect.PointerTo(t).Implements(textType):
+		case t == durationType || readsItself(t):
 			return "", nil
 		case t.Kind() == reflect.Struct:
 			return suffix, t

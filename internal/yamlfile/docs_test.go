@@ -36,6 +36,7 @@ func TestSchemaSaysWhatDecodeSays(t *testing.T) {
 		"rules: [{limit: '${A:-1}'}]":                                      true,
 		"log: {bodies: true, share: 0.25, depth: 3}":                       true,
 		"sources: {a: {cms: ghost, previous_secrets: ['${B:-}']}}":         true,
+		"log: {pace: 0}": true, "log: {pace: 5/1s}": true, "log: {pace: true}": false, "log: {pace: 1.5}": false,
 		"sources: {a: {}}":                                false,
 		"sources: {a: {cms: gohst}}":                      false,
 		"sources: {a: {cms: sanity}}":                     false,

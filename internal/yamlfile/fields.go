@@ -101,11 +101,14 @@ const (
 	aStruct
 )
 
+// readsItself reports whether a type has a syntax of its own.
+func readsItself(t reflect.Type) bool { return reflect.PointerTo(t).Implements(textType) }
+
 func (f field) shape(t reflect.Type) shape {
 	switch {
 	case t == durationType:
 		return aDuration
-	case reflect.PointerTo(t).Implements(textType):
+	case readsItself(t):
 		return aText
 	}
 	switch t.Kind() {

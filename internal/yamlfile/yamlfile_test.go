@@ -41,7 +41,19 @@ type logging struct {
 	Bodies bool     `yaml:"bodies" desc:"log bodies"`
 	Share  float64  `yaml:"share" desc:"how much" default:"0.5"`
 	Levels []string `yaml:"levels" desc:"which" default:"info,warn"`
+	Pace   pace     `yaml:"pace" desc:"how often"`
 	shared `yaml:",inline"`
+}
+
+// pace has a syntax of its own: 0, or 100/1m.
+type pace struct{ text string }
+
+func (p *pace) UnmarshalText(text []byte) error {
+	p.text = string(text)
+	if p.text != "0" && !strings.Contains(p.text, "/") {
+		return errors.New("no pace")
+	}
+	return nil
 }
 
 type shared struct {
