@@ -41,11 +41,7 @@ func (a *app) urls() (http.Handler, error) {
 		return a.middleware(r), nil
 	}
 
-<<<<<<< Updated upstream
-	hooks := webhook.NewHandler(a.site.sources, a.intake.accept, a.log, a.configs.Webhook)
-=======
-	a.hooks = webhook.NewHandler(a.site.sources, a.accept, a.log, a.configs.Webhook)
->>>>>>> Stashed changes
+	a.hooks = webhook.NewHandler(a.site.sources, a.intake.accept, a.log, a.configs.Webhook)
 	// a CMS: one delivery, answered 200 once it is durable; a repeat is 200 too.
 	r.Handle("/webhooks/{source}", a.hooks)
 	r.Handle("/api/webhooks/cms", a.hooks.Source("cms"))
