@@ -2,7 +2,10 @@ package tasks
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,6 +41,73 @@ func BenchmarkEnqueue(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// BenchmarkEnqueueAll enqueues batches, as a journal hands them over; size=1 is
+// the reference, one by one. The queue does not fill up: it is emptied now and then.
+func BenchmarkEnqueueAll(b *testing.B) {
+	for _, size := range []int{1, 128} {
+		b.Run("size="+strconv.Itoa(size), func(b *testing.B) {
+			s := testkit.StartServer(b)
+			rdb := redisAs(b, s, IngestOptions)
+			q := NewQueue(rdb, testkit.Discard(), Config{QueueCap: 1_000_000})
+			payload := []byte(`{"text":"` + strings.Repeat("x", 512) + `"}`)
+			b.ReportAllocs()
+			for n := 0; n < b.N; n += size {
+				if n%102_400 == 0 && n > 0 {
+					b.StopTimer()
+					rdb.FlushDB(context.Background())
+					b.StartTimer()
+				}
+				evs := make([]event.Event, min(size, b.N-n))
+				for i := range evs {
+					evs[i] = news(n + i)
+					evs[i].Payload = payload
+				}
+				added, err := q.EnqueueAll(context.Background(), evs)
+				if err != nil || slices.Contains(added, false) {
+					b.Fatalf("EnqueueAll = %v, %v", added, err)
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
+// BenchmarkKnown asks from many callers, as webhooks do beside their fsync.
+func BenchmarkKnown(b *testing.B) {
+	s := testkit.StartServer(b)
+	q := NewQueue(redisAs(b, s, IngestOptions), testkit.Discard(), Config{})
+	b.ReportAllocs()
+	b.SetParallelism(32) // × GOMAXPROCS
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := q.Known(context.Background(), []string{"an-event-that-nobody-sent-yet"}); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
+
+func BenchmarkEncodeEvent(b *testing.B) {
+	for _, size := range []int{1 << 10, 1 << 20} {
+		ev := news(1)
+		ev.Payload = []byte(`{"text":"` + strings.Repeat("x", size) + `"}`)
+		for name, encode := range map[string]func(event.Event) ([]byte, error){
+			"spliced": EncodeEvent,
+			"plain":   func(ev event.Event) ([]byte, error) { return json.Marshal(ev) },
+		} {
+			b.Run(name+"/bytes="+strconv.Itoa(size), func(b *testing.B) {
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := encode(ev); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }
 

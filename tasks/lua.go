@@ -15,9 +15,12 @@ var (
 	reapLua string
 	//go:embed mark.lua
 	markLua string
+	//go:embed queued.lua
+	queuedLua string
 
 	beginScript  = redis.NewScript(beginLua)
 	updateScript = redis.NewScript(updateLua)
 	reapScript   = redis.NewScript(reapLua)
 	markScript   = redis.NewScript(markLua)
+	queuedScript = redis.NewScript(queuedLua)
 )

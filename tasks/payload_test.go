@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/freshwire/freshwire/event"
 )
 
 func TestPayloadReadsBackAsItWas(t *testing.T) {
@@ -43,6 +45,101 @@ func TestPayloadOfAnotherVersionOfTheProgram(t *testing.T) {
 	if _, err := decodePayload(news(1).ID, []byte(newer)); !errors.Is(err, errNewer) || errors.Is(err, errPoison) {
 		t.Errorf("newer version: %v, want it left to a newer worker, not thrown away", err)
 	}
+}
+
+// What encoding/json would write differs in spaces and in how < is spelt, and
+// means the same.
+func TestEncodedEventReadsAsThePlainOneWould(t *testing.T) {
+	full := news(1)
+	full.PreviousSlug, full.Environment, full.Version, full.Guessed, full.Keep, full.ReplayOf = "old", "main", "7", true, time.Hour, "before"
+	full.Tags, full.Purge = []string{"a<b", "ü"}, &event.Purge{Keys: []string{"k"}, All: true}
+	for _, payload := range []string{"", `{}`, `{"a":"<b>&\u2028","n":12345678901234567890}`, " {\n \"a\" : [1, 2 ] }\n", `"text"`, `null`, `[{"payload":{"id":"x"}}]`, `{"":{}}`} {
+		for name, ev := range map[string]event.Event{"full": full, "small": news(2)} {
+			ev.Payload = json.RawMessage(payload)
+			doc, err := EncodeEvent(ev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := DecodeEvent(doc)
+			if err != nil {
+				t.Errorf("%s event with payload %q: %v", name, payload, err)
+				continue
+			}
+			plain, err := json.Marshal(ev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want event.Event
+			if err := json.Unmarshal(plain, &want); err != nil {
+				t.Fatal(err)
+			}
+			if strings.TrimSpace(payload) != string(got.Payload) {
+				t.Errorf("payload %q came back as %q", payload, got.Payload)
+			}
+			if len(payload) > 0 {
+				var a, b any
+				if err := errors.Join(json.Unmarshal(got.Payload, &a), json.Unmarshal(want.Payload, &b)); err != nil || !reflect.DeepEqual(a, b) {
+					t.Errorf("payload %q reads %v, %v, want %v", payload, a, err, b)
+				}
+			}
+			got.Payload, want.Payload = nil, nil
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%s event with payload %q = %+v, want %+v", name, payload, got, want)
+			}
+		}
+	}
+}
+
+func TestPoisonIsRefused(t *testing.T) {
+	good, err := EncodeEvent(news(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := strings.Replace(string(good), "{", `{"color":"red",`, 1)
+	if ev, err := DecodeEvent([]byte(more)); err != nil || ev.ID != news(1).ID {
+		t.Errorf("an unknown field: %v, want it left alone", err)
+	}
+	for _, doc := range []string{"", "null", "{}", "[]", string(good[:len(good)-1]), string(good) + "x",
+		strings.Replace(string(good), `"blog"`, `""`, 1), strings.Replace(string(good), `"blog"`, `7`, 1), strings.Replace(string(good), "hello", `hel\u0000lo`, 1)} {
+		if ev, err := DecodeEvent([]byte(doc)); !errors.Is(err, errPoison) {
+			t.Errorf("DecodeEvent(%q) = %+v, %v, want it refused", doc, ev, err)
+		}
+	}
+}
+
+func FuzzDecodeEvent(f *testing.F) {
+	for n := range 3 {
+		ev := news(n)
+		ev.ReceivedAt = time.Unix(0, 0).UTC()
+		ev.Payload = json.RawMessage([]string{``, `{"a":[1, 2]}`, `null`}[n])
+		doc, err := EncodeEvent(ev)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(doc)
+	}
+	for _, doc := range []string{"", "null", "{", `{"id":"a","source":"b","type":"c","action":"d"}`, `{"payload":}`, "\xff"} {
+		f.Add([]byte(doc))
+	}
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		ev, err := DecodeEvent(doc)
+		if err != nil {
+			if !errors.Is(err, errPoison) {
+				t.Errorf("DecodeEvent(%q) = %v, want it called poison", doc, err)
+			}
+			return
+		}
+		if err := ev.Validate(); err != nil {
+			t.Errorf("DecodeEvent(%q) let %+v in: %v", doc, ev, err)
+		}
+		again, err := EncodeEvent(ev)
+		if err != nil {
+			return // a time that JSON cannot hold
+		}
+		if back, err := DecodeEvent(again); err != nil || !reflect.DeepEqual(back, ev) {
+			t.Errorf("%q was read as %+v, and after writing as %+v, %v", doc, ev, back, err)
+		}
+	})
 }
 
 func FuzzPayload(f *testing.F) {

@@ -71,9 +71,6 @@ func (q *Queue) Enqueue(ctx context.Context, ev event.Event) (added bool, err er
 // delivery (Event.ReceivedAt tells) takes effect once, however often it is
 // handed over.
 func (q *Queue) EnqueueAll(ctx context.Context, evs []event.Event) (added []bool, err error) {
-	if len(evs) == 0 {
-		return nil, nil
-	}
 	added, err = q.acceptAll(ctx, evs)
 	if err != nil {
 		q.metrics.events.WithLabelValues("refused").Add(float64(len(evs)))
@@ -102,6 +99,9 @@ func (q *Queue) acceptAll(ctx context.Context, evs []event.Event) ([]bool, error
 
 // accept takes evs in under their own ids.
 func (q *Queue) accept(ctx context.Context, evs []event.Event, more ...asynq.Option) ([]bool, error) {
+	if len(evs) == 0 {
+		return nil, nil
+	}
 	now := time.Now()
 	calls, err := q.enqueues(ctx, evs, now, more)
 	if err != nil {

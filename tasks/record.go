@@ -1,11 +1,13 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/freshwire/freshwire/event"
@@ -170,49 +172,55 @@ type opening struct {
 	attempt  int // 0: the record could not be opened
 }
 
+// queuedAtOnce is how many records one script writes.
+const queuedAtOnce = 64
+
 // queued notes that evs wait. Like all writes of records it is a courtesy: its
 // failure is counted and logged, and stops nothing.
 func (r *Records) queued(ctx context.Context, at time.Time, evs ...event.Event) {
-	calls := make([]call, 0, len(evs))
-	for _, ev := range evs {
-		keys, args, err := r.openArgs("queue", ev, at)
-		if err != nil {
-			r.lost(ctx, ev.ID, err)
-			continue
+	var calls []call
+	for part := range slices.Chunk(evs, queuedAtOnce) {
+		c := call{script: queuedScript, keys: []string{r.keys.index()},
+			args: []any{at.UnixMicro(), int(r.cfg.RecordTTL.Seconds()), r.tooOld(), r.cfg.RecordCap, r.keys.record("")}}
+		for _, ev := range part {
+			doc, err := recorded(ev)
+			if err != nil {
+				r.lost(ctx, ev.ID, err)
+				continue
+			}
+			c.keys = append(c.keys, r.keys.record(ev.ID))
+			c.args = append(c.args, doc, member(ev.ReceivedAt, ev.ID))
 		}
-		calls = append(calls, call{script: beginScript, keys: keys, args: args})
+		calls = append(calls, c)
 	}
 	replies, err := r.pipes.run(ctx, calls)
-	failed := 0
-	if err != nil {
-		failed, replies = len(calls), nil
-	}
 	for _, reply := range replies {
-		if reply.Err() != nil {
-			failed, err = failed+1, reply.Err()
-		}
+		err = cmp.Or(err, reply.Err())
 	}
-	if failed > 0 {
-		r.metrics.recordErrors.Add(float64(failed))
-		r.log.WarnContext(ctx, "event records not kept", "events", failed, "err", err)
+	if err != nil {
+		r.metrics.recordErrors.Add(float64(len(evs)))
+		r.log.WarnContext(ctx, "event records not kept", "events", len(evs), "err", err)
 	}
 }
 
 // begin notes that an attempt at ev begins.
 func (r *Records) begin(ctx context.Context, ev event.Event, queuedAt time.Time) opening {
-	o, err := r.open(ctx, "worker", ev, queuedAt)
+	o, err := r.open(ctx, ev, queuedAt)
 	if err != nil {
 		r.lost(ctx, ev.ID, err)
 	}
 	return o
 }
 
-func (r *Records) open(ctx context.Context, who string, ev event.Event, queuedAt time.Time) (opening, error) {
-	keys, args, err := r.openArgs(who, ev, queuedAt)
+func (r *Records) open(ctx context.Context, ev event.Event, queuedAt time.Time) (opening, error) {
+	doc, err := recorded(ev)
 	if err != nil {
 		return opening{}, err
 	}
-	reply, err := beginScript.Run(ctx, r.rdb, keys, args...).Slice()
+	reply, err := beginScript.Run(ctx, r.rdb,
+		[]string{r.keys.record(ev.ID), r.keys.index(), r.keys.seen(ev.ID)},
+		"worker", doc, queuedAt.UnixMicro(), int(r.cfg.RecordTTL.Seconds()),
+		member(ev.ReceivedAt, ev.ID), r.tooOld(), r.cfg.RecordCap, r.keys.record("")).Slice()
 	if err != nil {
 		return opening{}, err
 	}
@@ -232,19 +240,16 @@ func (r *Records) open(ctx context.Context, who string, ev event.Event, queuedAt
 	return o, nil
 }
 
-// openArgs are what begin.lua is called with.
-func (r *Records) openArgs(who string, ev event.Event, queuedAt time.Time) (scriptKeys []string, args []any, err error) {
+// tooOld is a member of the index below which records have ended.
+func (r *Records) tooOld() string { return member(time.Now().Add(-r.cfg.RecordTTL), "") }
+
+// recorded is what a record keeps of ev: not its payload.
+func recorded(ev event.Event) ([]byte, error) {
 	ev.Payload = nil
 	if ev.Purge != nil && purgeBytes(*ev.Purge) > maxRecordedPurge {
 		ev.Purge = &event.Purge{} // says that there was one
 	}
-	doc, err := json.Marshal(ev)
-	if err != nil {
-		return nil, nil, err
-	}
-	return []string{r.keys.record(ev.ID), r.keys.index(), r.keys.seen(ev.ID)},
-		[]any{who, doc, queuedAt.UnixMicro(), int(r.cfg.RecordTTL.Seconds()),
-			member(ev.ReceivedAt, ev.ID), member(time.Now().Add(-r.cfg.RecordTTL), ""), r.cfg.RecordCap, r.keys.record("")}, nil
+	return json.Marshal(ev)
 }
 
 const maxRecordedPurge = 4 << 10
