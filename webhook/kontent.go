@@ -59,7 +59,7 @@ func decodeKontent(_ *Source, _ Delivery, body value) (message, error) {
 		return decodeKontentLegacy(body)
 	}
 	m := message{batch: []Item{}}
-	for _, n := range notifications {
+	for _, n := range notifications[:min(len(notifications), maxEvents+1)] { // more stand for everything
 		told, system := n.object("message"), n.object("data.system")
 		if !told.exists() {
 			return message{}, errors.New("body has a notification without a message")
@@ -94,7 +94,8 @@ func decodeKontentLegacy(body value) (message, error) {
 	whole.Environment = told.text("project_id")
 	m := message{Item: whole, batch: []Item{}, deliveryID: told.text("id")}
 	for _, key := range []string{"items", "taxonomies"} {
-		for _, v := range body.list("data." + key) {
+		list := body.list("data." + key)
+		for _, v := range list[:min(len(list), maxEvents+1)] {
 			it := whole
 			it.ID = cmp.Or(v.text("id"), v.text("item.id"))
 			it.ContentType = v.text("type")

@@ -119,7 +119,7 @@ func sanityBatch(whole Item, ids value) message {
 	}{{"created", "create", event.Create}, {"updated", "update", event.Update}, {"deleted", "delete", event.Delete}, {"all", whole.Event, whole.Action}} {
 		for _, v := range ids.list(list.key) {
 			id := v.string()
-			if id == "" || seen[id] {
+			if id == "" || seen[id] || len(batch) > maxEvents { // more stand for everything
 				continue
 			}
 			seen[id] = true

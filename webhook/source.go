@@ -3,6 +3,7 @@ package webhook
 import (
 	"cmp"
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"hash"
@@ -126,13 +127,22 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event
 		items = []Item{whole}
 	}
 	base := event.Event{Source: s.name, DeliveryID: m.deliveryID, Payload: payload, ReceivedAt: now.UTC(), Keep: s.cfg.Keep}
+	id, content := cmp.Or(m.dedupe, m.deliveryID), ""
+	switch {
+	case id != "":
+	case len(items) == 1:
+		content = string(d.Body)
+	default: // hashed once, and not for each
+		sum := sha256.Sum256(d.Body)
+		content = string(sum[:])
+	}
 	var events []event.Event
 	for n, it := range items {
 		if it.Action == event.Ping {
 			continue
 		}
 		ev := base
-		ev.ID, ev.Guessed = s.eventID(d, cmp.Or(m.dedupe, m.deliveryID), it.Event, n, sentAt, now)
+		ev.ID, ev.Guessed = s.eventID(id, content, it.Event, n, sentAt, now)
 		ev.Name = it.Event
 		ev.Type = cmp.Or(it.ContentType, typeOf(it.Event), it.Event, "unknown")
 		ev.Action = cmp.Or(it.Action, event.Other)
@@ -218,7 +228,7 @@ func splitTags(items []Item) []Item {
 //
 // guessed is true where equal bytes may be two saves as well: in 3, and in 2
 // where the time has no more than seconds.
-func (s *Source) eventID(d Delivery, deliveryID, name string, n int, sentAt, now time.Time) (id string, guessed bool) {
+func (s *Source) eventID(deliveryID, content, name string, n int, sentAt, now time.Time) (id string, guessed bool) {
 	index := strconv.Itoa(n)
 	if deliveryID != "" {
 		return event.NewID(s.name, deliveryID, index), false
@@ -229,7 +239,7 @@ func (s *Source) eventID(d Delivery, deliveryID, name string, n int, sentAt, now
 		when = "t" + strconv.FormatInt(sentAt.UnixMilli(), 10)
 		guessed = sentAt.Equal(sentAt.Truncate(time.Second))
 	}
-	return event.NewID(s.name, name, when, string(d.Body), index), guessed
+	return event.NewID(s.name, name, when, content, index), guessed
 }
 
 // typeOf returns what stands before the last dot of an event's name.

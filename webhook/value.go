@@ -95,7 +95,7 @@ func (v value) list(path string) []value {
 	if len(v.raw) == 0 || v.raw[0] != '[' {
 		return nil
 	}
-	var items []value
+	items := []value{}
 	v.each(func(_ []byte, item value) bool {
 		items = append(items, item)
 		return true

@@ -55,8 +55,8 @@ func decodeWebflow(s *Source, d Delivery, body value) (message, error) {
 		All:         trigger == "site_publish", // it takes everything along that was staged, and names none of it
 	}
 	if items := payload.list("items"); items != nil {
-		batch := make([]Item, 0, len(items))
-		for _, item := range items {
+		batch := []Item{}
+		for _, item := range items[:min(len(items), maxEvents+1)] { // more stand for everything
 			one := webflowItem(it, item)
 			one.payload = item.raw
 			batch = append(batch, one)
