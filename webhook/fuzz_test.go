@@ -28,6 +28,9 @@ func FuzzVerify(f *testing.F) {
 		}
 		f.Add(uint8(i), d.Target, headerText(d.Header), d.Body)
 	}
+	keys := testKeys()
+	sources = append(sources, source(f, certificate(pemOf(keys[0]))))
+	strangers = append(strangers, source(f, certificate(pemOf(keys[1]))))
 	for _, c := range captures(f) {
 		for i, src := range sources {
 			if src.cms.name == c.CMS {
@@ -38,11 +41,7 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which uint8, target, headers string, body []byte) {
 		src := sources[int(which)%len(sources)]
-		d := Delivery{Method: "POST", Target: target, Header: http.Header{}, Body: body}
-		for line := range strings.Lines(headers) {
-			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
-			d.Header.Add(name, value)
-		}
+		d := Delivery{Method: "POST", Target: target, Header: headerOf(headers), Body: body}
 		res := src.Verify(d, noon)
 		if res.Valid() != (res.Err == nil) || res.Valid() && !res.SignatureOK || res.SignatureOK != (res.Secret >= 0) {
 			t.Fatalf("Verify = %+v, which contradicts itself", res)
@@ -71,22 +70,32 @@ func headerText(h http.Header) string {
 	return b.String()
 }
 
+// headerOf is headerText backwards.
+func headerOf(text string) http.Header {
+	h := http.Header{}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
+		h.Add(name, value)
+	}
+	return h
+}
+
 // FuzzDecode reads anything as every CMS: no panic, and each event is valid.
 func FuzzDecode(f *testing.F) {
 	for i, c := range cmses {
-		f.Add(uint8(i), "/webhooks/test", []byte(c.sample))
+		f.Add(uint8(i), "/webhooks/test", "", []byte(c.sample))
 	}
 	for _, c := range captures(f) {
 		for i, row := range cmses {
 			if row.name == c.CMS {
-				f.Add(uint8(i), c.Path, []byte(c.Body))
+				f.Add(uint8(i), c.Path, headerText(c.delivery().Header), []byte(c.Body))
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, which uint8, target string, body []byte) {
+	f.Fuzz(func(t *testing.T, which uint8, target, headers string, body []byte) {
 		row := cmses[int(which)%len(cmses)]
 		src := source(t, SourceConfig{CMS: row.name, Scheme: "none"})
-		d := Delivery{Method: "POST", Target: target, Body: body}
+		d := Delivery{Method: "POST", Target: target, Header: headerOf(headers), Body: body}
 		events, err := src.Decode(d, noon)
 		if err != nil {
 			return
