@@ -15,15 +15,16 @@ import (
 // together, and what all its events wait for.
 const (
 	maxCalls     = 4                      // at a time
-	callHolds    = 250 * time.Millisecond // so long a call keeps the next one from beginning
+	callPause    = 50 * time.Millisecond  // between the beginnings of two calls; a lone event never waits
+	callHolds    = 250 * time.Millisecond // so long at most a call keeps the next one from beginning
 	maxCallTags  = 100
 	maxCallPaths = 100
 	refusedShare = 16 // of a refused call is told in one of the next
 )
 
-// desk gathers what events have to tell one target. While a call is under way
-// notices wait, and the next call carries all of them: thousands of events that
-// purge one tag cost the site a call or two.
+// desk gathers what events have to tell one target. While a call is under way,
+// and for a moment after it, notices wait, and the next call carries all of
+// them: thousands of events that purge one tag cost the site a few calls.
 type desk struct {
 	w    *Worker
 	name string
@@ -33,7 +34,7 @@ type desk struct {
 	tags    map[string]bool // of all that wait
 	paths   map[string]bool
 	calls   int  // under way
-	holding int  // of these, younger than callHolds
+	holding int  // that keep the next one from beginning
 	watched bool // a goroutine waits for the time of the first that waits
 }
 
@@ -106,10 +107,12 @@ func (d *desk) recount() {
 func (d *desk) pump() {
 	for len(d.waiting) > 0 && d.calls < maxCalls {
 		full := len(d.tags) > maxCallTags || len(d.paths) > maxCallPaths
-		if !full && d.holding > 0 {
-			return // the end of that call pumps again, or its age
-		}
-		if !full && !d.ripe() {
+		apart := d.waiting[0].most > 0
+		switch {
+		case full || apart: // gains nothing by waiting
+		case d.holding > 0:
+			return // who holds pumps again
+		case !d.ripe():
 			d.watch()
 			return
 		}
@@ -186,12 +189,14 @@ func (d *desk) take() []*telling {
 // call tells the target of a batch.
 func (d *desk) call(batch []*telling) {
 	defer d.w.running.Done()
-	aged := time.AfterFunc(callHolds, func() {
+	begin := time.Now()
+	release := func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.holding--
 		d.pump()
-	})
+	}
+	aged := time.AfterFunc(callHolds, release)
 	latest := batch[0].deadline
 	for _, t := range batch {
 		if t.deadline.After(latest) {
@@ -211,12 +216,12 @@ func (d *desk) call(batch []*telling) {
 		}
 		close(t.over)
 	}
+	if aged.Stop() {
+		aged.Reset(callPause - time.Since(begin)) // at once when that is over
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.calls--
-	if aged.Stop() {
-		d.holding--
-	}
 	d.pump()
 }
 

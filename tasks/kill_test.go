@@ -6,18 +6,23 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/internal/testkit"
+	"github.com/freshwire/freshwire/rules"
 )
 
 // childEnv makes this test binary a worker that stops for ever at one point of
-// an event: "<address> <namespace> before|after <step>".
+// an event: "<address> <namespace> before|after <step>". With "gathering <n>" it
+// holds n events in groups that stay open.
 const childEnv = "FRESHWIRE_TASKS_CHILD"
 
 func TestMain(m *testing.M) {
@@ -45,7 +50,19 @@ func child(spec string) {
 	s := newSite(rdb, ns)
 	steps := s.steps()
 	targets("site")(&steps)
-	w := NewWorker(rdb, hooked(steps, stop("before"), stop("after")), testkit.Discard(), Config{Namespace: ns})
+	if when == "gathering" {
+		plan := steps.Plan
+		var planned atomic.Int32
+		steps.Plan = func(ev event.Event) rules.Plan {
+			p := plan(ev)
+			p.Coalesce = time.Hour
+			if fmt.Sprint(planned.Add(1)) == step {
+				fmt.Println("holding")
+			}
+			return p
+		}
+	}
+	w := NewWorker(rdb, hooked(steps, stop("before"), stop("after")), testkit.Discard(), Config{Namespace: ns, Coalesce: when == "gathering"})
 	fmt.Println("worker:", w.Run(context.Background()))
 	os.Exit(1)
 }
@@ -117,6 +134,39 @@ func TestEventOfAKilledWorkerIsPublishedOnce(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestOpenGroupsOfAKilledWorkerAreRunByAnother(t *testing.T) {
+	t.Parallel()
+	server := testkit.StartServer(t)
+	rdb := server.Client(t)
+	c := newCrowd(rdb, "fw")
+	q := NewQueue(rdb, testkit.Logger(t), Config{})
+	var evs []event.Event
+	for n := range 60 {
+		evs = append(evs, edit(strconv.Itoa(n%3), n))
+		mustEnqueue(t, q, evs[n])
+	}
+	killHolder(t, server, "fw", "gathering", strconv.Itoa(len(evs)))
+	if n := rdb.LLen(t.Context(), q.keys.active()).Val(); n != int64(len(evs)) {
+		t.Fatalf("%d tasks are active after the kill, want all %d: nothing is over before its run", n, len(evs))
+	}
+	for _, ev := range evs { // half a minute passes
+		if err := rdb.ZAddXX(t.Context(), q.keys.lease(), redis.Z{Score: float64(time.Now().Unix() - 5), Member: ev.ID}).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := NewWorker(rdb, c.steps(window), testkit.Logger(t), Config{Coalesce: true})
+	w.reapEvery = 50 * time.Millisecond
+	testkit.Go(t, w.Run)
+	for _, ev := range evs {
+		finished(t, q.records, ev.ID)
+	}
+	changes, _ := c.told()
+	assertEachOnce(t, q, changes, evs)
+	testkit.Until(t, "the queue is empty", func() bool {
+		return rdb.Exists(t.Context(), q.keys.active(), q.keys.lease(), q.keys.pending(), q.keys.retry()).Val() == 0
+	})
 }
 
 // The same with nobody touching the lease: `FRESHWIRE_TORTURE=1 go test -run Within35 ./tasks`.

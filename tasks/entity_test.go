@@ -1,0 +1,260 @@
+package tasks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/internal/testkit"
+	"github.com/freshwire/freshwire/rules"
+)
+
+// recaller returns what w recalls for an event.
+func recaller(t *testing.T, rdb redis.UniversalClient) func(event.Event) (Recalled, bool) {
+	w := NewWorker(rdb, Steps{}, testkit.Discard(), Config{})
+	return func(ev event.Event) (Recalled, bool) {
+		t.Helper()
+		r := &run{w: w, ev: ev}
+		if err := r.recall(t.Context()); err != nil {
+			t.Fatalf("recall(%+v) = %v", ev, err)
+		}
+		if r.outcome.Recalled == nil {
+			return Recalled{}, r.outcome.Superseded
+		}
+		return *r.outcome.Recalled, r.outcome.Superseded
+	}
+}
+
+func TestEntityIsRemembered(t *testing.T) {
+	n := 0
+	edit := func(action event.Action, version, slug string, changes ...func(*event.Event)) event.Event {
+		n++
+		ev := event.Event{ID: fmt.Sprint("e", n), Source: "blog", Type: "post", Action: action, Entity: "1", Slug: slug, Version: version}
+		for _, c := range changes {
+			c(&ev)
+		}
+		return ev
+	}
+	gone := func(e *event.Event) { e.Slug = "" }
+	type step struct {
+		ev         event.Event
+		want       Recalled
+		superseded bool
+	}
+	told := func(ev event.Event) step { return step{ev: ev} }
+	renamed := func(ev event.Event, before string) step { return step{ev: ev, want: Recalled{PreviousSlug: before}} }
+	late := func(ev event.Event) step { return step{ev: ev, superseded: true} }
+	for name, steps := range map[string][]step{
+		"a rename that the CMS does not tell": {told(edit(event.Create, "", "a")), told(edit(event.Update, "", "a")), renamed(edit(event.Update, "", "b"), "a"), told(edit(event.Update, "", "b"))},
+		"the CMS knows better":                {told(edit(event.Create, "", "a")), told(edit(event.Update, "", "c", func(e *event.Event) { e.PreviousSlug = "b" })), renamed(edit(event.Update, "", "d"), "c")},
+		"a delete with only an id":            {told(edit(event.Create, "", "a")), {edit(event.Delete, "", ""), Recalled{Slug: "a"}, false}, {edit(event.Unpublish, "", ""), Recalled{Slug: "a"}, false}},
+		"a delete of what nobody saw":         {told(edit(event.Delete, "", ""))},
+		"an undelete under another slug":      {told(edit(event.Create, "", "a")), {edit(event.Delete, "", ""), Recalled{Slug: "a"}, false}, renamed(edit(event.Create, "", "b"), "a")},
+		"a draft that is renamed, then published": {told(edit(event.Publish, "", "a")), renamed(edit(event.Update, "", "b"), "a"), told(edit(event.Update, "", "b")),
+			renamed(edit(event.Publish, "", "b"), "a"), told(edit(event.Publish, "", "b"))},
+		"a draft that is renamed, and deleted by id": {told(edit(event.Publish, "", "a")), renamed(edit(event.Update, "", "b"), "a"), {edit(event.Delete, "", ""), Recalled{Slug: "b", PreviousSlug: "a"}, false}},
+		"numbers beyond 2^53":                        {told(edit(event.Update, "9007199254740993", "a")), late(edit(event.Update, "9007199254740992", "a")), told(edit(event.Update, "9007199254740993", "a")), told(edit(event.Update, "10000000000000000000000000", "a")), late(edit(event.Update, "9999999999999999999999999", "a"))},
+		"leading zeros":                              {told(edit(event.Update, "009", "a")), told(edit(event.Update, "10", "a")), late(edit(event.Update, "0009", "a"))},
+		"times of different zones":                   {told(edit(event.Update, "2026-01-01T12:00:00+02:00", "a")), told(edit(event.Update, "2026-01-01T10:00:00.000Z", "a")), late(edit(event.Update, "2026-01-01T09:59:59.999Z", "a")), told(edit(event.Update, "2026-01-01T10:00:00.000000001Z", "a"))},
+		"hashes are in no order":                     {told(edit(event.Update, "f00", "a")), told(edit(event.Update, "a00", "a"))},
+		"kinds are not compared":                     {told(edit(event.Update, "12", "a")), told(edit(event.Update, "2026-01-01T12:00:00Z", "a")), told(edit(event.Update, "f00", "a")), told(edit(event.Update, "", "a")), late(edit(event.Update, "2025-01-01T12:00:00Z", "a"))},
+		"a superseded event is not believed":         {told(edit(event.Update, "2", "b")), late(edit(event.Update, "1", "a")), told(edit(event.Update, "3", "b")), {edit(event.Delete, "2", ""), Recalled{Slug: "b"}, true}},
+		"a replay is old news":                       {told(edit(event.Update, "", "b")), renamed(edit(event.Update, "7", "a", func(e *event.Event) { e.ReplayOf = "e1" }), "b"), told(edit(event.Update, "1", "b"))},
+		"entities of other places":                   {told(edit(event.Update, "9", "a")), told(edit(event.Update, "1", "b", func(e *event.Event) { e.Locale = "de" })), told(edit(event.Update, "1", "b", func(e *event.Event) { e.Environment = "x" })), told(edit(event.Update, "1", "b", func(e *event.Event) { e.Source = "x" })), told(edit(event.Update, "1", "b", func(e *event.Event) { e.Type = "x" })), told(edit(event.Update, "1", "b", func(e *event.Event) { e.Entity = "x" }))},
+		"an event without an entity":                 {told(edit(event.Update, "9", "a", func(e *event.Event) { e.Entity = "" })), told(edit(event.Update, "1", "", func(e *event.Event) { e.Entity = "" }))},
+		"a purge of the event's own":                 {told(edit(event.Update, "9", "a")), told(edit(event.Update, "1", "b", func(e *event.Event) { e.Purge = &event.Purge{} })), {edit(event.Delete, "", "x", gone), Recalled{Slug: "a"}, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			recall := recaller(t, embeddedOrReal(t, name))
+			for i, st := range steps {
+				if got, superseded := recall(st.ev); got != st.want || superseded != st.superseded {
+					t.Errorf("event %d, %s %q of version %q: recalled %+v, superseded %v, want %+v, %v", i+1, st.ev.Action, st.ev.Slug, st.ev.Version, got, superseded, st.want, st.superseded)
+				}
+			}
+		})
+	}
+}
+
+// embeddedOrReal gives about half of the tests a real server, so that both
+// dialects of Lua are spoken.
+func embeddedOrReal(t *testing.T, name string) redis.UniversalClient {
+	if len(name)%2 == 0 {
+		return testkit.Redis(t)
+	}
+	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	t.Cleanup(func() { rdb.Close() })
+	return rdb
+}
+
+func TestRepeatedRecallIsTheSame(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	recall := recaller(t, rdb)
+	edit := func(id, slug string) event.Event {
+		return event.Event{ID: id, Source: "blog", Type: "post", Action: event.Update, Entity: "1", Slug: slug}
+	}
+	recall(edit("e0", "a"))
+	for try := range 3 {
+		if got, _ := recall(edit("e1", "b")); got.PreviousSlug != "a" {
+			t.Errorf("try %d: slug before = %q, want a", try+1, got.PreviousSlug)
+		}
+	}
+	// Others come between, and rename it again.
+	for i := range maxRenames - 1 {
+		recall(edit(fmt.Sprint("f", i), fmt.Sprint("c", i)))
+	}
+	if got, _ := recall(edit("e1", "b")); got.PreviousSlug != "a" {
+		t.Errorf("after others: slug before = %q, want a", got.PreviousSlug)
+	}
+	for i := range 1000 {
+		recall(edit(fmt.Sprint("g", i), fmt.Sprint("d", i)))
+	}
+	key := keys("fw").entity(edit("e1", "b"))
+	if size := rdb.MemoryUsage(t.Context(), key).Val(); size > 1024 {
+		t.Errorf("an entity renamed a thousand times takes %d bytes, want at most 1 KiB", size)
+	}
+	if ttl := rdb.TTL(t.Context(), key).Val(); ttl < entityTTL-time.Minute || ttl > entityTTL {
+		t.Errorf("the entity is kept for %v, want %v", ttl, entityTTL)
+	}
+}
+
+func TestOlderVersionsAreSupersededInAnyOrder(t *testing.T) {
+	t.Parallel()
+	for name, version := range map[string]func(n int) string{
+		"numbers": func(n int) string { return fmt.Sprint(9007199254740990 + n) },
+		"times": func(n int) string {
+			return time.Date(2026, 1, 1, 0, 0, n, 0, time.UTC).In(time.FixedZone("", 3600*(n%5))).Format(time.RFC3339)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rdb := testkit.Redis(t)
+			s, log := newSite(rdb, "fw"), testkit.Logger(t)
+			changes := make(chan event.Change, 100)
+			steps := with(s, func(st *Steps) {
+				add := st.Append
+				st.Append = func(ctx context.Context, c event.Change) (string, bool, error) { changes <- c; return add(ctx, c) }
+			})
+			cfg := Config{Concurrency: 1} // takes them in the order of the queue
+			q := NewQueue(rdb, log, cfg)
+			seed := rand.Uint64()
+			order := rand.New(rand.NewPCG(seed, 0)).Perm(30)
+			for _, n := range order {
+				ev := news(n)
+				ev.Entity, ev.Version, ev.Slug = "1", version(n), fmt.Sprint("slug", n)
+				mustEnqueue(t, q, ev)
+			}
+			testkit.Go(t, NewWorker(rdb, steps, log, cfg).Run)
+			newest := -1
+			for i, n := range order {
+				c := testkit.Wait(t, changes, "the next change")
+				if want := n < newest; c.ID != news(n).ID || c.Superseded != want {
+					t.Errorf("seed %d: change %d is of version %d, superseded %v, want %v after %d", seed, i, n, c.Superseded, want, newest)
+				}
+				if rec := finished(t, q.records, c.ID); rec.Superseded != (n < newest) || rec.Version != version(n) {
+					t.Errorf("seed %d: record of version %d says version %s, superseded %v", seed, n, rec.Version, rec.Superseded)
+				}
+				newest = max(newest, n)
+			}
+			known := rdb.HGetAll(t.Context(), q.keys.entity(event.Event{Source: "blog", Type: "post", Entity: "1", Locale: "en"})).Val()
+			if known["v"] != rank(version(29)) || known["s"] != "slug29" {
+				t.Errorf("seed %d: the entity is known as %v, want version %s and slug29", seed, known, version(29))
+			}
+		})
+	}
+}
+
+func TestOldPageIsPurgedThoughTheCMSDoesNotNameIt(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	s, log := newSite(rdb, "fw"), testkit.Logger(t)
+	set, err := rules.Compile([]rules.Rule{{Purge: rules.Purge{Paths: []string{"/blog/{slug}"}}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := with(s, func(st *Steps) { st.Plan = set.Plan })
+	q := NewQueue(rdb, log, Config{})
+	testkit.Go(t, NewWorker(rdb, steps, log, Config{}).Run)
+	for i, tc := range []struct {
+		action event.Action
+		slug   string
+		paths  []string
+		want   Record
+	}{
+		{event.Create, "a", []string{"/blog/a"}, Record{Slug: "a"}},
+		{event.Update, "b", []string{"/blog/b", "/blog/a"}, Record{Slug: "b", PreviousSlug: "a"}},
+		{event.Delete, "", []string{"/blog/b"}, Record{Slug: "b"}},
+	} {
+		ev := news(i)
+		ev.Entity, ev.Action, ev.Slug = "1", tc.action, tc.slug
+		mustEnqueue(t, q, ev)
+		rec := finished(t, q.records, ev.ID)
+		if rec.Status != Done || !slices.Equal(rec.Plan.Paths, tc.paths) || rec.Slug != tc.want.Slug || rec.PreviousSlug != tc.want.PreviousSlug {
+			t.Errorf("%s of %q: %s, purged %q, record of slug %q, before %q, want %q, %q, %q", tc.action, tc.slug, rec.Status, rec.Plan.Paths, rec.Slug, rec.PreviousSlug, tc.paths, tc.want.Slug, tc.want.PreviousSlug)
+		}
+	}
+}
+
+func TestEventWaitsUntilItsEntityCanBeRecalled(t *testing.T) {
+	bubble(t, func(t *testing.T, rdb *redis.Client) {
+		s := newSite(rdb, "fw")
+		q := NewQueue(rdb, testkit.Discard(), Config{})
+		ev := news(1)
+		rdb.Set(t.Context(), q.keys.entity(ev), "no hash", 0)
+		defer start(t, NewWorker(rdb, s.steps(), testkit.Discard(), Config{}))()
+		mustEnqueue(t, q, ev)
+		if rec := having(t, q.records, ev.ID, Retrying); !strings.HasPrefix(rec.Error, "recall: ") || len(s.heard()) != 0 {
+			t.Errorf("error %q, steps %q, want an error of recall and no step", rec.Error, s.heard())
+		}
+		rdb.Del(t.Context(), q.keys.entity(ev))
+		if rec := finished(t, q.records, ev.ID); rec.Status != Done {
+			t.Errorf("record = %s, want done", rec.Status)
+		}
+	})
+}
+
+// Two versions that both have a rank of one kind are in the order of their ranks.
+func FuzzRank(f *testing.F) {
+	for _, v := range []string{"0", "00", "9", "10", "18446744073709551616", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.1+14:00", "0000-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "-1", "1e5", "f00", "١", ""} {
+		f.Add(v, "10")
+		f.Add(v, "2026-01-01T00:00:00Z")
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		if len(a) > event.MaxName || len(b) > event.MaxName {
+			return
+		}
+		ra, rb := rank(a), rank(b)
+		if ra == "" || rb == "" || ra[0] != rb[0] {
+			return
+		}
+		var want int
+		if ra[0] == 'n' {
+			na, oka := new(big.Int).SetString(a, 10)
+			nb, okb := new(big.Int).SetString(b, 10)
+			if !oka || !okb {
+				t.Fatalf("rank(%q) = %q, rank(%q) = %q: no numbers", a, ra, b, rb)
+			}
+			want = na.Cmp(nb)
+		} else {
+			ta, erra := time.Parse(time.RFC3339, a)
+			tb, errb := time.Parse(time.RFC3339, b)
+			if err := errors.Join(erra, errb); err != nil {
+				t.Fatal(err)
+			}
+			want = ta.Compare(tb)
+		}
+		if got := strings.Compare(ra, rb); got != want {
+			t.Errorf("rank(%q) = %q, rank(%q) = %q: compared %d, want %d", a, ra, b, rb, got, want)
+		}
+	})
+}
