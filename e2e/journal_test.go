@@ -23,6 +23,8 @@ import (
 	"github.com/freshwire/freshwire/internal/testkit"
 )
 
+const logKey = "fw:{fw}:log"
+
 // spooled is web, worker and sse apart on one Redis without persistence; the
 // web role keeps a journal.
 type spooled struct {
@@ -43,8 +45,9 @@ rules:
     channels: ["post"]
     fields: { n: payload.data.n }
 `, secret))
-	s := &spooled{redis: testkit.StartServer(t), spool: filepath.Join(t.TempDir(), "spool"), log: newAppliedLog()}
-	env = append([]string{"REDIS_URL=" + s.redis.URL(), "FRESHWIRE_CONFIG=" + config, "LOG_LEVEL=error", "FRESHWIRE_ADMIN_TOKEN=" + adminToken}, env...)
+	s := &spooled{redis: testkit.StartServer(t), spool: filepath.Join(t.TempDir(), "spool")}
+	s.log = newAppliedLog(s.redis.Client(t))
+	env = append([]string{"REDIS_URL=" + s.redis.URL(), "FRESHWIRE_CONFIG=" + config, "LOG_LEVEL=info", "FRESHWIRE_ADMIN_TOKEN=" + adminToken}, env...)
 	s.web = start(t, "web", append(env, "FRESHWIRE_SPOOL_DIR="+s.spool)...)
 	s.worker = start(t, "worker", env...)
 	s.sse = start(t, "sse", env...)
@@ -57,8 +60,10 @@ rules:
 }
 
 // appliedLog is what a subscriber was told, delivery by delivery. A reset
-// begins a new life: the store had forgotten, and may tell again.
+// begins a new life: the store had forgotten, and may tell again. It stands for
+// everything that the log holds up to its position.
 type appliedLog struct {
+	rdb   *redis.Client
 	ready chan struct{}
 
 	mu      sync.Mutex
@@ -69,8 +74,8 @@ type appliedLog struct {
 	again   int // told again in a later life
 }
 
-func newAppliedLog() *appliedLog {
-	return &appliedLog{ready: make(chan struct{}), ever: map[int64]bool{}, life: map[int64]bool{}}
+func newAppliedLog(rdb *redis.Client) *appliedLog {
+	return &appliedLog{rdb: rdb, ready: make(chan struct{}), ever: map[int64]bool{}, life: map[int64]bool{}}
 }
 
 func (l *appliedLog) follow(ctx context.Context, url string) {
@@ -99,14 +104,25 @@ func (l *appliedLog) follow(ctx context.Context, url string) {
 func (l *appliedLog) take(f frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f.event == "reset" {
+	switch f.event {
+	case "":
+		l.told(f.data)
+	case "reset":
 		l.life, l.lives = map[int64]bool{}, l.lives+1
+		entries, _ := l.rdb.XRange(context.Background(), logKey, "-", f.id).Result() // away again: then they come again, too
+		for _, e := range entries {
+			data, _ := e.Values["d"].(string)
+			l.told(data)
+		}
 	}
-	var change struct{ Fields struct{ N int64 } }
-	if f.event != "" || json.Unmarshal([]byte(f.data), &change) != nil {
-		return
+}
+
+func (l *appliedLog) told(data string) {
+	var change struct{ Fields struct{ N *int64 } }
+	if json.Unmarshal([]byte(data), &change) != nil || change.Fields.N == nil {
+		return // the marker of a life
 	}
-	n := change.Fields.N
+	n := *change.Fields.N
 	switch {
 	case l.life[n]:
 		l.doubled++
@@ -247,9 +263,7 @@ func TestNothingAcknowledgedIsLostWhenRedisForgets(t *testing.T) {
 // logIDs reads the log of changes itself: how many there are, and how many of
 // them have the id of an earlier one.
 func (s *spooled) logIDs(t *testing.T) (ids, doubled int) {
-	rdb := redis.NewClient(&redis.Options{Addr: s.redis.Addr})
-	defer rdb.Close()
-	entries, err := rdb.XRange(t.Context(), "fw:{fw}:log", "-", "+").Result()
+	entries, err := s.log.rdb.XRange(t.Context(), logKey, "-", "+").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
