@@ -87,8 +87,12 @@ func TestBatchIsTakenInInItsOrder(t *testing.T) {
 				t.Errorf("record of event %d: %s, %v, want queued", n, rec.Status, err)
 			}
 		}
+		rdb.Del(ctx, q.keys.record(news(20).ID)) // as if the one who enqueued it had died before it noted that
 		if again := mustEnqueueAll(t, q, evs...); slices.Contains(again, true) {
 			t.Error("the same batch again: something was added")
+		}
+		if rec, err := q.records.Get(ctx, news(20).ID); err != nil || rec.Status != Queued {
+			t.Errorf("an event that waits without a record is %s, %v, want queued", rec.Status, err)
 		}
 		if n := rdb.LLen(ctx, q.keys.pending()).Val(); int(n) != len(want) {
 			t.Errorf("%d tasks wait after it came again, want %d", n, len(want))
@@ -358,7 +362,9 @@ func TestConcurrentCallersShareAPipeline(t *testing.T) {
 	callers.Go(func() error { known(7); return nil }) // may be out of patience when the gate opens
 	testkit.Wait(t, g.held, "the first pipeline")
 	for n := range 50 {
-		callers.Go(func() error { return q.asking.do(t.Context(), 1, 0, func(p redis.Pipeliner) { p.Exists(t.Context(), fmt.Sprint(n)) }) })
+		callers.Go(func() error {
+			return q.asking.do(t.Context(), 1, 0, func(p redis.Pipeliner) { p.Exists(t.Context(), fmt.Sprint(n)) })
+		})
 	}
 	left, leave := context.WithCancel(t.Context())
 	gone := make(chan error)

@@ -3,7 +3,6 @@ package tasks_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -18,7 +17,7 @@ import (
 func Example() {
 	store := miniredis.NewMiniRedis() // the embedded store of `freshwire dev`
 	defer store.Close()
-	o := redis.UniversalOptions{Addrs: []string{"127.0.0.1:1"}, Dialer: func(context.Context, string, string) (net.Conn, error) { return store.Dial() }}
+	o := redis.UniversalOptions{Addrs: []string{"127.0.0.1:1"}, Dialer: tasks.EmbeddedDialer(store.Dial)}
 	tasks.WorkerOptions(&o)
 	rdb := redis.NewUniversalClient(&o)
 	defer rdb.Close()

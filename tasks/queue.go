@@ -23,7 +23,6 @@ type Queue struct {
 	client  *asynq.Client
 	inspect *asynq.Inspector
 	records *Records
-	log     *slog.Logger
 	metrics *metrics
 
 	pipes   *pipelines // of enqueues
@@ -45,7 +44,6 @@ func NewQueue(rdb redis.UniversalClient, log *slog.Logger, cfg Config) *Queue {
 		client:  asynq.NewClientFromRedisClient(recorder{rdb}),
 		inspect: asynq.NewInspectorFromRedisClient(rdb),
 		records: NewRecords(rdb, log, cfg),
-		log:     log,
 		metrics: newMetrics(rdb, cfg),
 		pipes:   &pipelines{rdb: rdb},
 		asking:  &pipelines{rdb: rdb},
@@ -114,9 +112,15 @@ func (q *Queue) accept(ctx context.Context, evs []event.Event, more ...asynq.Opt
 	}
 	// A task can vanish between two looks at it (done, or deleted by an
 	// operator), so look again; four times is more than it takes.
+	var live []event.Event // not over
 	for range 4 {
 		if open, err = q.unknown(ctx, evs, open); err != nil || len(open) == 0 {
 			break
+		}
+		if live == nil {
+			for _, i := range open {
+				live = append(live, evs[i])
+			}
 		}
 		if open, err = q.enqueue(ctx, evs, calls, open, added); err != nil || len(open) == 0 {
 			break
@@ -128,13 +132,8 @@ func (q *Queue) accept(ctx context.Context, evs []event.Event, more ...asynq.Opt
 	case len(open) > 0:
 		return nil, fmt.Errorf("task of event %q comes and goes", evs[open[0]].ID)
 	}
-	var fresh []event.Event
-	for i, ev := range evs {
-		if added[i] {
-			fresh = append(fresh, ev)
-		}
-	}
-	q.records.queued(ctx, now, fresh...)
+	// Also of those that were there: whoever enqueued them may not have got to it.
+	q.records.queued(ctx, now, live...)
 	return added, nil
 }
 
