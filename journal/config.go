@@ -55,8 +55,9 @@ const (
 	probeEvery   = time.Second // while the disk fails
 	checkEvery   = time.Second // between two looks at a mark that does not move
 	overEvery    = 500 * time.Millisecond
-	overChunk    = 1000 // IDs a question
-	overChunks   = 10   // questions a round
+	overChunk    = 1000             // IDs a question
+	overChunks   = 10               // questions a round
+	lateAfter    = 30 * time.Second // a record that is not over by then is delivered once more
 	sinkTimeout  = 5 * time.Second
 	minBackoff   = 50 * time.Millisecond
 	maxBackoff   = time.Second

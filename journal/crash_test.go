@@ -37,11 +37,12 @@ func lost(disk *memFS, acked []string) error {
 		return fmt.Errorf("Open: %w", err)
 	}
 	defer j.Close()
-	f := &j.forwarder
+	c := j.seek(0)
+	defer c.close()
 	var found []string
 	var last uint64
 	for {
-		r, _, err := f.peek()
+		r, _, err := c.peek()
 		if err != nil {
 			return err
 		}
@@ -53,9 +54,8 @@ func lost(disk *memFS, acked []string) error {
 		}
 		last = r.Seq
 		found = append(found, r.ID)
-		f.take()
+		c.take()
 	}
-	f.cur.close()
 	rest := found
 	for _, id := range acked {
 		i := slices.Index(rest, id)

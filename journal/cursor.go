@@ -9,6 +9,7 @@ import (
 
 // cursor is a place in the segments.
 type cursor struct {
+	j     *Journal
 	from  uint64 // records up to it are passed over
 	seg   *segment
 	file  file
@@ -30,7 +31,7 @@ func (c *cursor) close() {
 func (j *Journal) seek(seq uint64) cursor {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	c := cursor{from: seq}
+	c := cursor{j: j, from: seq}
 	if len(j.segments) > 0 {
 		c.taken = j.segments[0].base
 	}
@@ -65,10 +66,9 @@ func (j *Journal) following(seg *segment) (end int64, next *segment) {
 }
 
 // peek returns the next record and where it ends, or nil when there is none yet.
-func (f *forwarder) peek() (*Record, position, error) {
-	c := &f.cur
+func (c *cursor) peek() (*Record, position, error) {
 	for c.held == nil {
-		end, next := f.j.following(c.seg)
+		end, next := c.j.following(c.seg)
 		if c.r != nil {
 			c.r.end = end
 			rec, ok := c.r.next()
@@ -77,7 +77,7 @@ func (f *forwarder) peek() (*Record, position, error) {
 				c.r.off = c.r.end
 			}
 			if lost || c.r.holes > 0 || c.r.unreadable > 0 {
-				f.j.damage(c.seg, c.r)
+				c.j.damage(c.seg, c.r)
 			}
 			at := position{c.seg.base.records + c.r.count, c.seg.base.bytes + c.r.off - headerSize}
 			if ok && rec.Seq > c.from {
@@ -92,7 +92,7 @@ func (f *forwarder) peek() (*Record, position, error) {
 		if next == nil {
 			return nil, position{}, nil
 		}
-		if err := f.enter(next); err != nil {
+		if err := c.enter(next); err != nil {
 			return nil, position{}, err
 		}
 	}
@@ -100,26 +100,26 @@ func (f *forwarder) peek() (*Record, position, error) {
 }
 
 // take makes the record that peek returned the newest one taken.
-func (f *forwarder) take() {
-	f.cur.taken, f.cur.held = f.cur.heldEnd, nil
+func (c *cursor) take() {
+	c.taken, c.held = c.heldEnd, nil
 }
 
 // enter opens the next segment.
-func (f *forwarder) enter(seg *segment) error {
-	file, err := f.j.fs.Open(seg.name)
+func (c *cursor) enter(seg *segment) error {
+	file, err := c.j.fs.Open(seg.name)
 	if errors.Is(err, fs.ErrNotExist) {
-		f.j.log.Error("journal segment has vanished; acknowledged records may be lost", "segment", seg.name)
-		f.j.metrics.damaged.Inc()
-		f.cur.close()
-		f.cur.seg = seg
+		c.j.log.Error("journal segment has vanished; acknowledged records may be lost", "segment", seg.name)
+		c.j.metrics.damaged.Inc()
+		c.close()
+		c.seg = seg
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	f.cur.close()
-	f.cur.seg, f.cur.file = seg, file
-	f.cur.r = newReader(file, seg.salt, headerSize)
-	f.cur.r.seq = seg.after
+	c.close()
+	c.seg, c.file = seg, file
+	c.r = newReader(file, seg.salt, headerSize)
+	c.r.seq = seg.after
 	return nil
 }

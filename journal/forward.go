@@ -103,6 +103,9 @@ func (f *forwarder) step(ctx context.Context) error {
 		}
 	}
 	if f.batch.last == 0 {
+		if len(f.over.late) > 0 {
+			return f.deliverLate(ctx)
+		}
 		f.wait(ctx)
 		return nil
 	}
@@ -171,7 +174,7 @@ func (f *forwarder) read() error {
 	var b batch
 	var bytes int64
 	for skipped := 0; len(b.recs) < l.batchRecords && skipped < maxSkipped; {
-		rec, end, err := f.peek()
+		rec, end, err := f.cur.peek()
 		if err != nil {
 			return err
 		}
@@ -188,7 +191,7 @@ func (f *forwarder) read() error {
 			b.recs = append(b.recs, *rec)
 		}
 		b.last, b.end = rec.Seq, end
-		f.take()
+		f.cur.take()
 	}
 	f.batch = b
 	return nil
@@ -203,11 +206,15 @@ func (f *forwarder) skips(rec *Record) bool {
 	return rec.Seq <= f.skipTo && !rec.Again && f.cur.seg.over.has(rec.Seq-f.cur.seg.first)
 }
 
-func (f *forwarder) deliver(ctx context.Context) error {
+func (f *forwarder) handOn(ctx context.Context, recs []Record) error {
 	call, cancel := context.WithTimeout(ctx, sinkTimeout)
 	defer cancel()
+	return f.report(ctx, "deliver", f.sink.Deliver(call, recs))
+}
+
+func (f *forwarder) deliver(ctx context.Context) error {
 	recs := f.batch.recs
-	if err := f.report(ctx, "deliver", f.sink.Deliver(call, recs)); err != nil {
+	if err := f.handOn(ctx, recs); err != nil {
 		return err
 	}
 	resent := 0
@@ -339,7 +346,7 @@ func (f *forwarder) back(seq uint64) error {
 	f.cur.close()
 	f.cur = f.j.seek(seq)
 	f.batch = batch{}
-	if _, _, err := f.peek(); err != nil { // the first one tells where we are
+	if _, _, err := f.cur.peek(); err != nil { // the first one tells where we are
 		return err
 	}
 	f.believed, f.trying, f.contact = seq, 0, time.Now()

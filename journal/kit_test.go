@@ -35,7 +35,7 @@ func (l *logs) count(line string) int {
 }
 
 // small makes segments that a handful of records fill.
-func small() Config { return Config{limits: limits{segmentBytes: 300}} }
+func small() Config { return Config{limits: limits{segmentBytes: 300, knownIDs: 64}} }
 
 func mustOpen(t testing.TB, fs filesystem, cfg Config) *Journal {
 	t.Helper()
@@ -86,13 +86,11 @@ func ids(all []Record) []string {
 // contents reads all records of a journal that nobody runs.
 func contents(t testing.TB, j *Journal) []Record {
 	t.Helper()
-	f := &j.forwarder
-	f.cur.close()
-	f.cur = j.seek(0)
-	defer f.cur.close()
+	c := j.seek(0)
+	defer c.close()
 	var all []Record
 	for {
-		r, _, err := f.peek()
+		r, _, err := c.peek()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +98,7 @@ func contents(t testing.TB, j *Journal) []Record {
 			return all
 		}
 		all = append(all, *r)
-		f.take()
+		c.take()
 	}
 }
 
@@ -109,7 +107,7 @@ func contents(t testing.TB, j *Journal) []Record {
 type store struct {
 	mu      sync.Mutex
 	history []write
-	over    map[string]bool
+	over    map[string]bool                       // once it is here
 	fail    func(op string) (before, after error) // before or after it is done
 	calls   []string                              // to Deliver, as IDs
 }
@@ -175,9 +173,13 @@ func (s *store) isOver(_ context.Context, ids []string) ([]bool, error) {
 	if before, after := s.failure("over"); before != nil || after != nil {
 		return nil, errors.Join(before, after)
 	}
+	here := map[string]bool{}
+	for _, w := range s.history {
+		here[w.rec.ID] = true
+	}
 	over := make([]bool, len(ids))
 	for i, id := range ids {
-		over[i] = s.over[id]
+		over[i] = s.over[id] && here[id]
 	}
 	return over, nil
 }

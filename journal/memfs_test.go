@@ -79,9 +79,9 @@ func (m *memFS) failSync(fn func() error) {
 type crash int
 
 const (
-	keepsAll crash = iota // of a process: the system still writes what it has
-	losesAll              // of power: only what was synced is there
-	keepsBits             // of power: and some of the rest, some zeros instead
+	keepsAll  crash = iota // of a process: the system still writes what it has
+	losesAll               // of power: only what was synced is there
+	keepsBits              // of power: and some of the rest, some zeros instead
 )
 
 // after returns the directory as it may be found after a crash now.

@@ -22,11 +22,15 @@ type overs struct {
 	left    int           // to be asked about in this round
 	chunks  int           // questions left in this round
 	changed bool          // since the notes were written
+
+	late []uint64 // to be delivered once more, at most a batch
 }
 
 type waitingOver struct {
-	seq uint64
-	id  string
+	seq  uint64
+	id   string
+	at   time.Time // when it was handed on, or found
+	late bool      // and once more
 }
 
 // asking reports whether a round is not at its end.
@@ -45,7 +49,7 @@ func (o *overs) add(j *Journal, rec *Record) {
 
 func (o *overs) track(seq uint64, id string) {
 	if len(o.waiting) < o.most {
-		o.waiting = append(o.waiting, waitingOver{seq, strings.Clone(id)})
+		o.waiting = append(o.waiting, waitingOver{seq: seq, id: strings.Clone(id), at: time.Now()})
 	}
 }
 
@@ -55,6 +59,7 @@ func (f *forwarder) track(seq uint64, id string) { f.over.track(seq, id) }
 // forget drops what will be handed on again.
 func (o *overs) forget(after uint64) {
 	o.waiting = slices.DeleteFunc(o.waiting, func(w waitingOver) bool { return w.seq > after })
+	o.late = slices.DeleteFunc(o.late, func(seq uint64) bool { return seq > after })
 	o.left, o.chunks = 0, 0
 }
 
@@ -123,10 +128,52 @@ func (f *forwarder) askOver(ctx context.Context) {
 			f.j.setOver(w.seq)
 			o.changed = true
 		} else {
+			if !w.late && now.Sub(w.at) > lateAfter && len(o.late) < f.j.cfg.limits.batchRecords {
+				w.late = true
+				o.late = append(o.late, w.seq)
+			}
 			o.waiting = append(o.waiting, w) // behind the others, so that all get their turn
 		}
 	}
 	o.waiting = slices.Delete(o.waiting, 0, n)
+}
+
+// deliverLate hands on once more what is not over after a time. Most of it
+// waits for a retry, and is not harmed. But a store may lose a batch in the
+// moment before the mark moves, and keep the mark before it: then the mark
+// moves past records that are nowhere.
+func (f *forwarder) deliverLate(ctx context.Context) error {
+	late := f.over.late
+	slices.Sort(late)
+	c := f.j.seek(late[0] - 1)
+	defer c.close()
+	var all []Record
+	var bytes int64
+	for len(late) > 0 {
+		rec, _, err := c.peek()
+		if err != nil {
+			return f.report(ctx, "read", err)
+		}
+		if rec == nil || len(all) > 0 && bytes+recordSize(rec) > f.j.cfg.limits.batchBytes {
+			break
+		}
+		for len(late) > 0 && late[0] < rec.Seq { // no longer readable
+			late = late[1:]
+		}
+		if len(late) > 0 && late[0] == rec.Seq {
+			all, bytes, late = append(all, *rec), bytes+recordSize(rec), late[1:]
+		}
+		c.take()
+	}
+	if len(all) > 0 {
+		if err := f.handOn(ctx, all); err != nil {
+			return err
+		}
+		f.j.metrics.resent.Add(float64(len(all)))
+		f.j.log.Info("records that are not over are sent once more", "records", len(all))
+	}
+	f.over.late = slices.Clone(late)
+	return nil
 }
 
 // The notes on what is over: a line with the sum of what follows, one with the
