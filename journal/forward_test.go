@@ -411,7 +411,9 @@ func TestHangingStoreIsLeftAfterATime(t *testing.T) {
 func TestSegmentsStayUntilTheStoreCannotForgetThem(t *testing.T) {
 	within(t, small(), func(t *testing.T, b *bubble) {
 		for i := range 20 {
-			b.add(fmt.Sprint("filler of a segment", i))
+			id := fmt.Sprint("filler of a segment", i)
+			b.store.apply(id)
+			b.add(id)
 		}
 		segments := func() int { return len(b.segments) }
 		all := segments()
