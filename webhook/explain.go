@@ -122,7 +122,7 @@ func (x *inquiry) clock(now time.Time) string {
 	hours := off.Round(30 * time.Minute)
 	switch {
 	case hours > 0 && hours <= 14*time.Hour && (off-hours).Abs() < time.Minute:
-		return why + "That is a time zone's difference: sender or this machine takes local time for UTC."
+		return why + "As this is about the difference of a time zone, the sender or this machine may take local time for UTC; else it was held up on its way, or is replayed."
 	case direction != "ago":
 		return why + "The clock of this machine or the sender's is off."
 	case off > 24*time.Hour:
@@ -493,6 +493,13 @@ func (x *inquiry) wrong() string {
 	}
 	if x.s.scheme.verify(x.s, x.d).reason == MalformedSignature {
 		return "The header is not of the form that " + x.s.kind() + " writes. Did something on the way cut or change it, or is this another sender?"
+	}
+	if header := x.s.cfg.Header; header != "" && x.s.newHash != nil {
+		value, _ := x.d.header(header)
+		mac, err := decodeMAC(x.s.cfg.Encoding, strings.TrimPrefix(value, x.s.cfg.Prefix))
+		if size := x.s.newHash().Size(); err == nil && len(mac) != size {
+			return fmt.Sprintf("The signature in header %s has %d bytes, and one of this hash has %d: it was cut off, or made with another hash and secret.", header, len(mac), size)
+		}
 	}
 	return "It was tried with the secret copied inexactly, with the secrets of the other sources, and over the body as it would be before a usual re-encoding; nothing fits. " +
 		"Either the sender has another secret, or the body was changed. Copy the secret again, on both sides."

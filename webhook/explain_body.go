@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -23,6 +24,9 @@ const reencoded = "The body was re-encoded on the way: %s. Something between the
 
 // maxRewritten is the largest body that is tried in other writings, in bytes.
 const maxRewritten = 2 << 20
+
+// maxIndent bounds what indenting a deeply nested body costs; a deeper one is not found.
+const maxIndent = 64
 
 // originals are what body may have been before something read it and wrote it
 // again: small changes of the bytes first, then other ways to write the same
@@ -238,7 +242,7 @@ func (r *rewriter) mark(c byte, next int, body []byte) {
 func (r *rewriter) line(indent, newline string) {
 	if indent != "" {
 		r.out = append(r.out, newline...)
-		r.out = append(r.out, strings.Repeat(indent, max(0, r.depth))...)
+		r.out = append(r.out, strings.Repeat(indent, min(max(0, r.depth), maxIndent))...)
 	}
 }
 
@@ -250,7 +254,7 @@ func (r *rewriter) quoted(text []byte) {
 		i += n
 		now := r.character(char, was)
 		r.out = append(r.out, now...)
-		if string(now) != string(was) {
+		if !bytes.Equal(now, was) {
 			kind := string(now[:1])
 			if !r.told[kind] {
 				r.told[kind] = true
@@ -262,37 +266,33 @@ func (r *rewriter) quoted(text []byte) {
 
 // character returns how char is to be written, which was written as was.
 func (r *rewriter) character(char rune, was []byte) []byte {
-	pick := func(choice int, bare string, escape string) []byte {
-		switch choice {
-		case escaped:
-			return []byte(escape)
-		case plain:
-			return []byte(bare)
-		}
-		return was
-	}
+	html := char == '&' || char == '<' || char == '>' || char == '\u2028' || char == '\u2029'
 	switch {
-	case char == '/':
-		return pick(r.w.slash, "/", `\/`)
-	case r.w.html == escapedAmpersand && char < utf8.RuneSelf:
-		if char == '&' {
-			return []byte(`\u0026`)
-		}
-		return was
-	case strings.ContainsRune("&<>\u2028\u2029", char) && (char < utf8.RuneSelf || r.w.html != written):
-		return pick(r.w.html, string(char), fmt.Sprintf(`\u%04x`, char))
-	case char < utf8.RuneSelf || r.w.wide == written:
+	case char == '/' && r.w.slash == escaped:
+		return []byte(`\/`)
+	case char == '/' && r.w.slash == plain:
+		return []byte("/")
+	case char == '&' && r.w.html == escapedAmpersand, html && r.w.html == escaped:
+		return escape(char, false)
+	case html && r.w.html == plain:
+		return []byte(string(char))
+	case char < utf8.RuneSelf, r.w.wide == written:
 		return was
 	case r.w.wide == plainWide:
 		return []byte(string(char))
 	}
-	form := `\u%04x`
-	if r.w.wide == escapedCapital {
-		form = `\u%04X`
+	return escape(char, r.w.wide == escapedCapital)
+}
+
+// escape writes a character as \u and its number, a large one as a pair.
+func escape(char rune, capital bool) []byte {
+	digits := "0123456789abcdef"
+	if capital {
+		digits = "0123456789ABCDEF"
 	}
 	var out []byte
-	for _, unit := range utf16.Encode([]rune{char}) {
-		out = fmt.Appendf(out, form, unit)
+	for _, u := range utf16.AppendRune(nil, char) {
+		out = append(out, '\\', 'u', digits[u>>12], digits[u>>8&15], digits[u>>4&15], digits[u&15])
 	}
 	return out
 }
@@ -311,11 +311,11 @@ func unescape(text []byte) (char rune, n int) {
 		if len(text) < at+6 || text[at] != '\\' || text[at+1] != 'u' {
 			return -1
 		}
-		var u rune
-		if _, err := fmt.Sscanf(string(text[at+2:at+6]), "%04x", &u); err != nil {
+		u, err := strconv.ParseUint(string(text[at+2:at+6]), 16, 16)
+		if err != nil {
 			return -1
 		}
-		return u
+		return rune(u)
 	}
 	first := unit(0)
 	switch {

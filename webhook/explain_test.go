@@ -130,6 +130,7 @@ func TestExplainFindsTheSecretThatWasCopiedWrongly(t *testing.T) {
 		{"entities", "woocommerce", "a secret & <more>", "a secret &amp; &lt;more&gt;", "Write the characters themselves"},
 		{"base64 decoded", "kontent", "0123456789abcdef", "MDEyMzQ1Njc4OWFiY2RlZg==", "base64-decodes the secret"},
 		{"hex decoded", "storyblok", "0123456789abcdef", "30313233343536373839616263646566", "reads the secret as hex"},
+		{"another hash and secret", "woocommerce", "another secret entirely", testSecret, "nothing fits"},
 		{"wrong", "storyblok", "another secret entirely", testSecret, "nothing fits"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -189,8 +190,9 @@ func TestExplainFindsTheTokenInItsWrongPlace(t *testing.T) {
 		d    Delivery
 		want string
 	}{
-		{"no Bearer", bearer, request("/", "{}", "Authorization", testSecret), "Set prefix:"},
-		{"Token", bearer, request("/", "{}", "Authorization", "Token "+testSecret), "Set prefix:"},
+		{"no Bearer", bearer, request("/", "{}", "Authorization", testSecret), `has "" where "Bearer " is expected`},
+		{"Token", bearer, request("/", "{}", "Authorization", "Token "+testSecret), `has "Token " where "Bearer " is expected`},
+		{"quotes", bearer, request("/", "{}", "Authorization", `Bearer "`+testSecret+`"`), "stands in quotes"},
 		{"another header", bearer, request("/", "{}", "X-Token", testSecret), "it comes in header X-Token"},
 		{"the URL", bearer, request("/?key="+testSecret, "{}"), `the URL's parameter "key"`},
 		{"the body", bearer, request("/", `{"secret":"`+testSecret+`"}`), `the body's field "secret"`},
@@ -317,7 +319,7 @@ func TestExplainNeverTellsASecretOrARightSignature(t *testing.T) {
 
 func TestExplainIsBoundedForLargeBodies(t *testing.T) {
 	src := source(t, SourceConfig{CMS: "generic", Scheme: "hmac", Secret: testSecret})
-	body := []byte(`{"a":[` + strings.Repeat(`"é/& \u0026", `, 100_000) + `1]}`)
+	body := []byte(`{"a":[` + strings.Repeat(`"é/& \u0026", `, 30_000) + `1]}`)
 	mac := hmac.New(sha512.New, []byte("unknown"))
 	d := Delivery{Method: "POST", Target: "/", Header: http.Header{"X-Webhook-Signature": {hex.EncodeToString(mac.Sum(nil))}}, Body: body}
 	x := &inquiry{s: src, d: d}

@@ -88,8 +88,13 @@ func (x *inquiry) otherPlace() string {
 			continue
 		}
 		if strings.EqualFold(f.where, "header "+x.s.cfg.Header) && x.s.scheme == tokenScheme {
-			return fmt.Sprintf("The token is right, but %s has not the form %q followed by it. Set prefix: to what the sender writes there, or prefix: \"\" and header: %s for the bare token.",
-				f.where, x.s.cfg.Prefix, x.s.cfg.Header)
+			value, _ := x.d.header(x.s.cfg.Header)
+			before := strings.TrimSuffix(value, f.text)
+			if len(before) > 16 {
+				before = ""
+			}
+			return fmt.Sprintf("The token is right, but before it %s has %q where %q is expected. Change it at the sender, or set header: %s and prefix: %q.",
+				f.where, before, x.s.cfg.Prefix, x.s.cfg.Header, before)
 		}
 		return fmt.Sprintf("The token is right, but it comes in %s, where scheme %s looks in %s. Change the scheme, or what the sender writes.", f.where, x.s.scheme.name, x.expected())
 	}
