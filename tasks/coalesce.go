@@ -60,6 +60,7 @@ func (r *run) coalesces() bool {
 // group's run. The context of a member gives its group a deadline, but ends no
 // wait: the run may be writing to r, and is over soon after its own deadline.
 func (c *coalescer) join(ctx context.Context, r *run) error {
+	r.begin("gather")
 	id := entityID{r.ev.Source, r.ev.Environment, r.ev.Type, r.ev.Entity, r.ev.Locale}
 	c.mu.Lock()
 	g := c.open[id]
@@ -130,9 +131,8 @@ func runTogether(ctx context.Context, members []*run, arrive func()) error {
 	r := members[len(members)-1]
 	r.others, r.arrive = members[:len(members)-1], arrive
 	defer r.leave()
-	now := time.Now()
 	for _, m := range members {
-		m.outcome.step("gathered", now, m.ev.ReceivedAt)
+		m.end("gathered")
 	}
 	if len(r.others) > 0 {
 		plans := make([]rules.Plan, len(members))
@@ -145,10 +145,12 @@ func runTogether(ctx context.Context, members []*run, arrive func()) error {
 		r.mark = remembered{}
 	}
 	shared := len(r.outcome.Steps)
-	err := r.enter(ctx)
-	if err == nil {
-		err = r.recovered(ctx, r.publish)
-	}
+	err := r.recovered(ctx, func(ctx context.Context) error {
+		if err := r.enter(ctx); err != nil {
+			return err
+		}
+		return r.publish(ctx)
+	})
 	for _, m := range r.others {
 		m.share(r, shared)
 	}

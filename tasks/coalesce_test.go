@@ -1,123 +1,35 @@
 package tasks
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/freshwire/freshwire/event"
-	"github.com/freshwire/freshwire/feed"
 	"github.com/freshwire/freshwire/internal/testkit"
 	"github.com/freshwire/freshwire/rules"
 )
-
-// crowd is a site with the real log, whose plans coalesce.
-type crowd struct {
-	*site
-	log *feed.Log
-
-	mu      sync.Mutex
-	changes []event.Change // that were added
-	notices []Notice
-}
-
-func newCrowd(rdb redis.UniversalClient, ns string) *crowd {
-	return &crowd{site: newSite(rdb, ns), log: feed.New(rdb, testkit.Discard(), feed.Config{Namespace: ns})}
-}
-
-// steps have plans that wait for window.
-func (c *crowd) steps(window time.Duration) Steps {
-	st := c.site.steps()
-	targets("site")(&st)
-	plan := st.Plan
-	st.Plan = func(ev event.Event) rules.Plan {
-		p := plan(ev)
-		p.Purge.Paths = []string{"/blog/" + ev.Slug}
-		p.Fields = map[string]any{"title": ev.Slug}
-		p.Coalesce = window
-		return p
-	}
-	st.Tell = func(_ context.Context, _ string, n Notice) error {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.notices = append(c.notices, n)
-		return nil
-	}
-	st.Append = func(ctx context.Context, ch event.Change) (string, bool, error) {
-		at, added, err := c.log.Append(ctx, ch)
-		if added {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.changes = append(c.changes, ch)
-		}
-		return at.String(), added, err
-	}
-	return st
-}
-
-func (c *crowd) told() ([]event.Change, []Notice) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.changes), slices.Clone(c.notices)
-}
-
-// ids returns the events that a change stands for.
-func ids(c event.Change) []string {
-	if len(c.IDs) == 0 {
-		return []string{c.ID}
-	}
-	return c.IDs
-}
-
-// edit returns the nth edit of an entity.
-func edit(entity string, n int) event.Event {
-	ev := news(n)
-	ev.ID = event.NewID("blog", entity, strconv.Itoa(n))
-	ev.Entity, ev.Slug, ev.ReceivedAt = entity, entity, ev.ReceivedAt.Add(time.Duration(n)*time.Microsecond)
-	return ev
-}
-
-// assertEachOnce checks that every event is told of in one change, and that its
-// record says so.
-func assertEachOnce(t *testing.T, q *Queue, changes []event.Change, evs []event.Event) {
-	t.Helper()
-	times := map[string]int{}
-	for _, c := range changes {
-		for _, id := range ids(c) {
-			times[id]++
-		}
-		if got := ids(c)[len(ids(c))-1]; got != c.ID {
-			t.Errorf("change %s: the last of its ids is %s, want its own", c.ID, got)
-		}
-	}
-	for _, ev := range evs {
-		if n := times[ev.ID]; n != 1 {
-			t.Errorf("event %s was told %d times, want once", ev.ID, n)
-		}
-		if rec := finished(t, q.records, ev.ID); rec.Status != Done || rec.Position == "" {
-			t.Errorf("event %s is %s at %q: %s", ev.ID, rec.Status, rec.Position, rec.Error)
-		}
-	}
-	if len(times) != len(evs) {
-		t.Errorf("%d events were told, want %d", len(times), len(evs))
-	}
-}
 
 const window = 200 * time.Millisecond
 
 func TestBurstOnOneEntityIsOneRun(t *testing.T) {
 	bubble(t, func(t *testing.T, rdb *redis.Client) {
 		c := newCrowd(rdb, "fw")
-		q := NewQueue(rdb, testkit.Discard(), Config{})
+		reg := prometheus.NewRegistry()
+		q := NewQueue(rdb, testkit.Discard(), Config{Registerer: reg})
 		var evs []event.Event
 		for n := range 100 {
 			ev := edit("1", n)
@@ -130,7 +42,9 @@ func TestBurstOnOneEntityIsOneRun(t *testing.T) {
 		for i := range evs { // the newest does not come last
 			mustEnqueue(t, q, evs[(i+50)%100])
 		}
-		defer start(t, NewWorker(rdb, c.steps(window), testkit.Discard(), Config{Coalesce: true}))()
+		var lines bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&lines, nil))
+		stop := start(t, NewWorker(rdb, c.steps(window), log, Config{Coalesce: true, Registerer: reg}))
 		finished(t, q.records, evs[0].ID)
 		changes, notices := c.told()
 		assertEachOnce(t, q, changes, evs)
@@ -162,6 +76,15 @@ func TestBurstOnOneEntityIsOneRun(t *testing.T) {
 			t.Errorf("steps of the other's record = %q, want %q", names, want)
 		}
 		testkit.Until(t, "the queue is empty", func() bool { return rdb.Exists(t.Context(), q.keys.active(), q.keys.pending()).Val() == 0 })
+		stop()
+		for name, want := range map[string]float64{"freshwire_events_coalesced_total": 99, "freshwire_target_notices_total": 1, "freshwire_target_tells_total": 1} {
+			if got := gathered(t, reg, name, ""); got != want {
+				t.Errorf("%s = %v, want %v", name, got, want)
+			}
+		}
+		if n := strings.Count(lines.String(), "msg=event "); n != 100 || strings.Count(lines.String(), "coalesced=99") != 1 {
+			t.Errorf("the log has %d lines of events, want one each, and one that stands for 99 others", n)
+		}
 	})
 }
 
@@ -462,49 +385,4 @@ func TestMembersAreSortedByWhatIsKnownOfTheirAge(t *testing.T) {
 			t.Errorf("%s: sorted%s, want %s", name, got, tc.want)
 		}
 	}
-}
-
-func TestBulkPublishIsFewCallsAndAChangeForEachEntity(t *testing.T) {
-	t.Parallel()
-	const entities = 2000
-	server := testkit.StartServer(t)
-	rdb := redisAs(t, server, WorkerOptions)
-	c := newCrowd(rdb, "fw")
-	log := testkit.Discard()
-	steps := c.steps(window)
-	plan := steps.Plan
-	steps.Plan = func(ev event.Event) rules.Plan {
-		p := plan(ev)
-		p.Purge = event.Purge{Tags: []string{"posts"}}
-		return p
-	}
-	q := NewQueue(redisAs(t, server, IngestOptions), log, Config{})
-	var evs []event.Event
-	for n := range entities {
-		evs = append(evs, edit(strconv.Itoa(n), n))
-	}
-	testkit.Go(t, NewWorker(rdb, steps, log, Config{Coalesce: true}).Run)
-	begin := time.Now()
-	var wg sync.WaitGroup
-	for part := range slices.Chunk(evs, entities/8) {
-		wg.Go(func() {
-			for _, ev := range part {
-				if _, err := q.Enqueue(t.Context(), ev); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	testkit.Until(t, "all are told", func() bool { changes, _ := c.told(); return len(changes) >= entities })
-	took := time.Since(begin)
-	changes, notices := c.told()
-	assertEachOnce(t, q, changes, evs)
-	if len(changes) != entities {
-		t.Errorf("%d changes, want one for each of %d entities", len(changes), entities)
-	}
-	if n, most := len(notices), int(took/window)+3; n > most {
-		t.Errorf("%d events that purge one tag cost the site %d calls in %v, want at most one a window: %d", entities, n, took, most)
-	}
-	t.Logf("%d events: %d calls, %d changes in %v", entities, len(notices), len(changes), took)
 }

@@ -21,8 +21,8 @@ type Config struct {
 	// Zero means 32.
 	Concurrency int `envconfig:"WORKER_CONCURRENCY" default:"32" desc:"events that one worker process runs at a time"`
 
-	// Coalesce says that some rule coalesces: a worker then takes many more events
-	// than it runs at a time, since most of them wait for company.
+	// Coalesce says that events wait in a worker, since some rule coalesces or some
+	// target is told: it then takes many more of them than it runs at a time.
 	Coalesce bool `ignored:"true"`
 
 	// TargetBudget bounds the time that an event waits for its targets, with

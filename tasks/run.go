@@ -65,7 +65,10 @@ func (w *Worker) process(ctx context.Context, task *asynq.Task) error {
 			err = fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 		}
 	} else {
-		r.ev, r.queuedAt, err = env.Event, env.EnqueuedAt, entered
+		r.ev, r.queuedAt = env.Event, env.EnqueuedAt
+		if entered != nil {
+			err = fmt.Errorf("start: %w: %w", entered, context.Cause(ctx))
+		}
 	}
 	r.opening = w.records.begin(ctx, r.ev, r.queuedAt)
 	r.mark = r.opening.mark
@@ -97,7 +100,7 @@ func (r *run) enter(ctx context.Context) error {
 		r.inside = true
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("no room to run: %w: %w", ErrPaused, context.Cause(ctx))
+		return fmt.Errorf("no room to run: %w", ErrPaused)
 	}
 }
 
