@@ -161,8 +161,8 @@ func TestVerifyRefusesAConfigThatFreshwireWouldRefuse(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"secrt":"x"}`: `did you mean \"secret\"`,
 		`{}`:            "config.secret: is empty",
-		`{"secret":"0123456789abcdef","hash":"sha1"}`:            "config.hash: means nothing with scheme token",
-		`{"secret":"0123456789abcdef","tolerance_seconds":"x"}`:  "config.tolerance_seconds",
+		`{"secret":"0123456789abcdef","hash":"sha1"}`:           "config.hash: means nothing with scheme token",
+		`{"secret":"0123456789abcdef","tolerance_seconds":"x"}`: "config.tolerance_seconds",
 		`{"secret":1}`: "config.secret: expected text",
 		`[]`:           "config is not an object",
 		`{"secret":"${HOME}x0123456789abcde\u0026\ud83d\ude00"}`: "", // stands for itself
@@ -243,7 +243,7 @@ targets:
 		line := jsonLines(t, out)[0]
 		plan := line["plan"].(map[string]any)
 		want := map[string]any{
-			"purge": map[string]any{"tags": []any{"posts", "post:d1"}, "paths": []any{"/blog/hello"}, "keys": []any{"posts:all"}, "patterns": []any{"list:*"}},
+			"purge":      map[string]any{"tags": []any{"posts", "post:d1"}, "paths": []any{"/blog/hello"}, "keys": []any{"posts:all"}, "patterns": []any{"list:*"}},
 			"revalidate": []any{"site"}, "channels": []any{"posts"}, "fields": map[string]any{"title": "Hi"}, "rules": []any{0.0},
 		}
 		if code != exitDone || !reflect.DeepEqual(plan, want) {
