@@ -53,7 +53,7 @@ func (d Delivery) header(name string) (value string, n int) {
 	if len(values) == 0 {
 		return "", 0
 	}
-	return strings.TrimSpace(values[0]), len(values)
+	return strings.Trim(values[0], " \t"), len(values)
 }
 
 func (d Delivery) query() url.Values {
