@@ -60,5 +60,5 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 		done; \
 	done
 
-docs: ## write docs/config.md and docs/freshwire.schema.json anew
-	$(GO) test ./cmd/freshwire -run 'TestConfigDocs|TestSchemaFile' -update -count=1
+docs: ## write docs/config.md, docs/freshwire.schema.json and the facts of docs/cms.md anew
+	$(GO) test ./cmd/freshwire -run 'TestConfigDocs|TestSchemaFile|TestCMSDocs' -update -count=1

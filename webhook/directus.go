@@ -44,7 +44,7 @@ func decodeDirectus(s *Source, d Delivery, body value) (message, error) {
 	if len(keys) == 0 && m.ID == "" {
 		keys = texts(body.list("payload"))
 	}
-	for _, key := range keys {
+	for _, key := range keys[:min(len(keys), maxEvents+1)] { // more stand for everything
 		it := m.Item
 		it.ID = key
 		m.batch = append(m.batch, it)

@@ -72,7 +72,7 @@ var facts = []Facts{
 		Waits:    "not documented", Retries: "2 more, 30 s apart, on 429 and 5xx (another policy: up to 99 over about 24 h)", Fails: "the call is marked as failed",
 		Test:    "the admin's test call, which looks like a real one",
 		Version: "`sys.revision` on publish; in the Delivery API `sys.revision`",
-		Never:   "the slug of what is unpublished or deleted; the old slug of what is renamed; drafts' readers (saves do not change what is published)",
+		Never:   "the slug of what is unpublished or deleted; the old slug of what is renamed",
 	},
 	{
 		CMS: "sanity", Title: "Sanity",

@@ -46,7 +46,7 @@ func decodePrismic(s *Source, d Delivery, body value) (message, error) {
 	}
 	seen := map[string]bool{}
 	for _, id := range ids {
-		if seen[id] {
+		if seen[id] || len(m.batch) > maxEvents { // more stand for everything
 			continue
 		}
 		seen[id] = true

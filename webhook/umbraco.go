@@ -72,7 +72,8 @@ func decodeUmbraco(s *Source, d Delivery, body value) (message, error) {
 	if shows(m.Action) {
 		m.Version = body.eitherCase("UpdateDate") // updateDate of the Delivery API
 	}
-	for _, c := range umbracoCultures(body) {
+	cultures := umbracoCultures(body)
+	for _, c := range cultures[:min(len(cultures), maxEvents+1)] { // more stand for everything
 		it := m.Item
 		it.Locale, it.Slug = c.name, cmp.Or(c.path, it.Slug)
 		m.batch = append(m.batch, it)
