@@ -19,25 +19,49 @@ import (
 	"github.com/freshwire/freshwire/internal/testkit"
 )
 
-// onEachStore runs test on a Redis, a cluster and the embedded store.
-func onEachStore(t *testing.T, test func(t *testing.T, rdb redis.UniversalClient, cfg Config)) {
-	t.Helper()
-	t.Run("standalone", func(t *testing.T) {
-		t.Parallel()
-		test(t, testkit.Redis(t), Config{})
-	})
+// A promise holds on a Redis, on a cluster, and on the embedded store.
+func TestPromisesHoldOnEachStore(t *testing.T) {
+	t.Parallel()
+	promises := []struct {
+		name  string
+		holds func(t *testing.T, rdb redis.UniversalClient, cfg Config)
+	}{
+		{"batch is taken in in its order", batchIsTakenInInItsOrder},
+		{"same batch five times in parallel takes effect once", sameBatchFiveTimesInParallelTakesEffectOnce},
+		{"archived events of a batch run again", archivedEventsOfABatchRunAgain},
+		{"forgotten scripts are taught again", forgottenScriptsAreTaughtAgain},
+		{"large payloads fit into a batch", largePayloadsFitIntoABatch},
+		{"queue refuses above its cap", queueRefusesAboveItsCap},
+		{"payload is kept for replay only when wanted", payloadIsKeptForReplayOnlyWhenWanted},
+		{"guessed delivery handed over again takes effect once", guessedDeliveryHandedOverAgainTakesEffectOnce},
+		{"known and over tell where an event is", knownAndOverTellWhereAnEventIs},
+		{"mark moves only from where it stands", markMovesOnlyFromWhereItStands},
+		{"marks of nodes that are gone are dropped", marksOfNodesThatAreGoneAreDropped},
+		{"replay of a published event is published again under a new id", replayOfAPublishedEventIsPublishedAgainUnderANewID},
+		{"replay of a failed event runs it on", replayOfAFailedEventRunsItOn},
+	}
+	for _, p := range promises {
+		t.Run("standalone/"+p.name, func(t *testing.T) {
+			t.Parallel()
+			p.holds(t, testkit.Redis(t), Config{Namespace: "fw"})
+		})
+		t.Run("embedded/"+p.name, func(t *testing.T) {
+			t.Parallel()
+			rdb, closeAll := embedded()
+			t.Cleanup(closeAll)
+			p.holds(t, rdb, Config{Namespace: "fw", Embedded: true})
+		})
+	}
 	t.Run("cluster", func(t *testing.T) {
 		t.Parallel()
 		if testing.Short() {
 			t.Skip("starts three servers")
 		}
-		test(t, testkit.Cluster(t), Config{})
-	})
-	t.Run("embedded", func(t *testing.T) {
-		t.Parallel()
-		rdb, closeAll := embedded()
-		t.Cleanup(closeAll)
-		test(t, rdb, Config{Embedded: true})
+		rdb := testkit.Cluster(t)
+		for n, p := range promises {
+			t.Run(p.name, func(t *testing.T) { p.holds(t, rdb, Config{Namespace: fmt.Sprint("site", n)}) })
+		}
+		t.Run("a replica is asked for where the queue is", func(t *testing.T) { asksTheMaster(t, rdb) })
 	})
 }
 
@@ -58,241 +82,217 @@ func mustEnqueueAll(t testing.TB, q *Queue, evs ...event.Event) []bool {
 	return added
 }
 
-func TestBatchIsTakenInInItsOrder(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		ctx := t.Context()
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		rdb.Set(ctx, q.keys.seen(news(3).ID), "1-0", 0)
-		rdb.HSet(ctx, q.keys.record(news(5).ID), "status", string(Ignored))
-		evs := append(batch(0, 700), news(7), news(9)) // two of them twice; more than one flight takes
-		added := mustEnqueueAll(t, q, evs...)
-		var want []string
-		for i, ev := range evs {
-			fresh := i < 700 && i != 3 && i != 5
-			if added[i] != fresh {
-				t.Errorf("event %d: added = %v, want %v", i, added[i], fresh)
-			}
-			if fresh {
-				want = append(want, ev.ID)
-			}
+func batchIsTakenInInItsOrder(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	ctx := t.Context()
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	rdb.Set(ctx, q.keys.seen(news(3).ID), "1-0", 0)
+	rdb.HSet(ctx, q.keys.record(news(5).ID), "status", string(Ignored))
+	evs := append(batch(0, 700), news(7), news(9)) // two of them twice; more than one flight takes
+	added := mustEnqueueAll(t, q, evs...)
+	var want []string
+	for i, ev := range evs {
+		fresh := i < 700 && i != 3 && i != 5
+		if added[i] != fresh {
+			t.Errorf("event %d: added = %v, want %v", i, added[i], fresh)
 		}
-		waiting := rdb.LRange(ctx, q.keys.pending(), 0, -1).Val()
-		slices.Reverse(waiting) // the next one is at the right
-		if !slices.Equal(waiting, want) {
-			t.Errorf("%d tasks wait, want %d in the order of the batch", len(waiting), len(want))
+		if fresh {
+			want = append(want, ev.ID)
 		}
-		for _, n := range []int{0, 128, 699} {
-			if rec, err := q.records.Get(ctx, news(n).ID); err != nil || rec.Status != Queued {
-				t.Errorf("record of event %d: %s, %v, want queued", n, rec.Status, err)
-			}
+	}
+	waiting := rdb.LRange(ctx, q.keys.pending(), 0, -1).Val()
+	slices.Reverse(waiting) // the next one is at the right
+	if !slices.Equal(waiting, want) {
+		t.Errorf("%d tasks wait, want %d in the order of the batch", len(waiting), len(want))
+	}
+	for _, n := range []int{0, 128, 699} {
+		if rec, err := q.records.Get(ctx, news(n).ID); err != nil || rec.Status != Queued {
+			t.Errorf("record of event %d: %s, %v, want queued", n, rec.Status, err)
 		}
-		rdb.Del(ctx, q.keys.record(news(20).ID)) // as if the one who enqueued it had died before it noted that
-		if again := mustEnqueueAll(t, q, evs...); slices.Contains(again, true) {
-			t.Error("the same batch again: something was added")
-		}
-		if rec, err := q.records.Get(ctx, news(20).ID); err != nil || rec.Status != Queued {
-			t.Errorf("an event that waits without a record is %s, %v, want queued", rec.Status, err)
-		}
-		if n := rdb.LLen(ctx, q.keys.pending()).Val(); int(n) != len(want) {
-			t.Errorf("%d tasks wait after it came again, want %d", n, len(want))
-		}
-	})
+	}
+	rdb.Del(ctx, q.keys.record(news(20).ID)) // as if the one who enqueued it had died before it noted that
+	if again := mustEnqueueAll(t, q, evs...); slices.Contains(again, true) {
+		t.Error("the same batch again: something was added")
+	}
+	if rec, err := q.records.Get(ctx, news(20).ID); err != nil || rec.Status != Queued {
+		t.Errorf("an event that waits without a record is %s, %v, want queued", rec.Status, err)
+	}
+	if n := rdb.LLen(ctx, q.keys.pending()).Val(); int(n) != len(want) {
+		t.Errorf("%d tasks wait after it came again, want %d", n, len(want))
+	}
 }
 
-func TestSameBatchFiveTimesInParallelTakesEffectOnce(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		s, log := newSite(rdb, "fw"), testkit.Logger(t)
-		q := NewQueue(rdb, log, cfg)
-		testkit.Go(t, NewWorker(rdb, s.steps(), log, cfg).Run)
-		const events = 40
-		var g errgroup.Group
-		var added [events]atomic.Int32
-		for shift := range 5 {
-			evs := batch(0, events)
-			evs = append(evs[shift*7:], evs[:shift*7]...)
-			g.Go(func() error {
-				took, err := q.EnqueueAll(context.Background(), evs)
-				for i, ok := range took {
-					if ok {
-						added[(i+shift*7)%events].Add(1)
-					}
+func sameBatchFiveTimesInParallelTakesEffectOnce(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	s, log := newSite(rdb, cfg.Namespace), testkit.Logger(t)
+	q := NewQueue(rdb, log, cfg)
+	testkit.Go(t, NewWorker(rdb, s.steps(), log, cfg).Run)
+	const events = 40
+	var g errgroup.Group
+	var added [events]atomic.Int32
+	for shift := range 5 {
+		evs := batch(0, events)
+		evs = append(evs[shift*7:], evs[:shift*7]...)
+		g.Go(func() error {
+			took, err := q.EnqueueAll(context.Background(), evs)
+			for i, ok := range took {
+				if ok {
+					added[(i+shift*7)%events].Add(1)
 				}
-				return err
-			})
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for n := range events {
+		finished(t, q.records, news(n).ID)
+		if added[n].Load() == 0 { // more than one may be: it can be over between the question and the enqueue
+			t.Errorf("event %d: nobody was told that it was added", n)
 		}
-		if err := g.Wait(); err != nil {
+	}
+	assertOnce(t, s, events)
+}
+
+func archivedEventsOfABatchRunAgain(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	ctx := t.Context()
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	mustEnqueueAll(t, q, batch(0, 3)...)
+	for n := range 2 {
+		if err := q.inspect.ArchiveTask(cfg.Namespace, news(n).ID); err != nil {
 			t.Fatal(err)
 		}
-		for n := range events {
-			finished(t, q.records, news(n).ID)
-			if added[n].Load() == 0 { // more than one may be: it can be over between the question and the enqueue
-				t.Errorf("event %d: nobody was told that it was added", n)
-			}
-		}
-		assertOnce(t, s, events)
-	})
+	}
+	// The name of the queue is lost, too: Asynq's inspector then knows no such queue.
+	rdb.Del(ctx, asynqQueues)
+	added := mustEnqueueAll(t, q, news(0), news(1), news(2), news(0))
+	if want := []bool{true, true, false, false}; !slices.Equal(added, want) {
+		t.Errorf("added = %v, want %v: two had failed, one waits, one is there twice", added, want)
+	}
+	if n := rdb.LLen(ctx, q.keys.pending()).Val(); n != 3 {
+		t.Errorf("%d tasks wait, want 3", n)
+	}
 }
 
-func TestArchivedEventsOfABatchRunAgain(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		ctx := t.Context()
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		mustEnqueueAll(t, q, batch(0, 3)...)
-		for n := range 2 {
-			if err := q.inspect.ArchiveTask("fw", news(n).ID); err != nil {
-				t.Fatal(err)
-			}
-		}
-		// The name of the queue is lost, too: Asynq's inspector then knows no such queue.
-		rdb.Del(ctx, asynqQueues)
-		added := mustEnqueueAll(t, q, news(0), news(1), news(2), news(0))
-		if want := []bool{true, true, false, false}; !slices.Equal(added, want) {
-			t.Errorf("added = %v, want %v: two had failed, one waits, one is there twice", added, want)
-		}
-		if n := rdb.LLen(ctx, q.keys.pending()).Val(); n != 3 {
-			t.Errorf("%d tasks wait, want 3", n)
-		}
-	})
-}
-
-func TestForgottenScriptsAreTaughtAgain(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		for round := range 3 {
-			if err := rdb.ScriptFlush(t.Context()).Err(); err != nil {
-				t.Fatal(err)
-			}
-			if added := mustEnqueueAll(t, q, batch(round*10, round*10+10)...); slices.Contains(added, false) {
-				t.Errorf("round %d: added = %v, want all", round, added)
-			}
-		}
-		waiting := rdb.LRange(t.Context(), q.keys.pending(), 0, -1).Val()
-		slices.Reverse(waiting)
-		for n, id := range waiting {
-			if id != news(n).ID {
-				t.Fatalf("task %d is not event %d: the order is lost", n, n)
-			}
-		}
-		if len(waiting) != 30 {
-			t.Errorf("%d tasks wait, want 30", len(waiting))
-		}
-	})
-}
-
-func TestLargePayloadsFitIntoABatch(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		evs := batch(0, 12)
-		for i := range evs {
-			evs[i].Payload = []byte(`"` + strings.Repeat("x", 400<<10) + `"`)
-		}
-		if added := mustEnqueueAll(t, q, evs...); slices.Contains(added, false) {
-			t.Errorf("added = %v, want all", added)
-		}
-		info, err := q.inspect.GetTaskInfo("fw", evs[11].ID)
-		if err != nil {
+func forgottenScriptsAreTaughtAgain(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	for round := range 3 {
+		if err := rdb.ScriptFlush(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
-		if env, err := decodePayload(evs[11].ID, info.Payload); err != nil || len(env.Event.Payload) != 400<<10+2 {
-			t.Errorf("the last one holds %d bytes, %v", len(env.Event.Payload), err)
+		if added := mustEnqueueAll(t, q, batch(round*10, round*10+10)...); slices.Contains(added, false) {
+			t.Errorf("round %d: added = %v, want all", round, added)
 		}
-	})
+	}
+	waiting := rdb.LRange(t.Context(), q.keys.pending(), 0, -1).Val()
+	slices.Reverse(waiting)
+	for n, id := range waiting {
+		if id != news(n).ID {
+			t.Fatalf("task %d is not event %d: the order is lost", n, n)
+		}
+	}
+	if len(waiting) != 30 {
+		t.Errorf("%d tasks wait, want 30", len(waiting))
+	}
 }
 
-func TestQueueRefusesAboveItsCap(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		cfg.QueueCap = 10
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		mustEnqueueAll(t, q, batch(0, 10)...)
-		if added, err := q.EnqueueAll(t.Context(), batch(9, 12)); !errors.Is(err, ErrBusy) || added != nil {
-			t.Errorf("EnqueueAll on a full queue = %v, %v, want ErrBusy", added, err)
-		}
-		if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 10 {
-			t.Errorf("%d tasks wait after it was refused, want 10", n)
-		}
-		rdb.Set(t.Context(), q.keys.seen(news(50).ID), "1-0", 0)
-		if added := mustEnqueueAll(t, q, news(50)); added[0] {
-			t.Error("an event that is over counts as added")
-		}
-	})
+func largePayloadsFitIntoABatch(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	evs := batch(0, 12)
+	for i := range evs {
+		evs[i].Payload = []byte(`"` + strings.Repeat("x", 400<<10) + `"`)
+	}
+	if added := mustEnqueueAll(t, q, evs...); slices.Contains(added, false) {
+		t.Errorf("added = %v, want all", added)
+	}
+	info, err := q.inspect.GetTaskInfo(cfg.Namespace, evs[11].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if env, err := decodePayload(evs[11].ID, info.Payload); err != nil || len(env.Event.Payload) != 400<<10+2 {
+		t.Errorf("the last one holds %d bytes, %v", len(env.Event.Payload), err)
+	}
 }
 
-func TestPayloadIsKeptForReplayOnlyWhenWanted(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		kept := news(1)
-		kept.Keep = time.Hour
-		mustEnqueueAll(t, q, kept, news(2))
-		doc, err := rdb.Get(t.Context(), q.keys.kept(kept.ID)).Bytes()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if ev, err := DecodeEvent(doc); err != nil || string(ev.Payload) != string(kept.Payload) {
-			t.Errorf("kept %s, %v, want the payload %s", ev.Payload, err, kept.Payload)
-		}
-		if ttl := rdb.TTL(t.Context(), q.keys.kept(kept.ID)).Val(); ttl < time.Hour || ttl > time.Hour+timeToRun {
-			t.Errorf("it is kept for %v, want an hour after it is over", ttl)
-		}
-		if n := rdb.Exists(t.Context(), q.keys.kept(news(2).ID)).Val(); n != 0 {
-			t.Error("an event that asks for nothing is kept")
-		}
-	})
+func queueRefusesAboveItsCap(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	cfg.QueueCap = 10
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	mustEnqueueAll(t, q, batch(0, 10)...)
+	if added, err := q.EnqueueAll(t.Context(), batch(9, 12)); !errors.Is(err, ErrBusy) || added != nil {
+		t.Errorf("EnqueueAll on a full queue = %v, %v, want ErrBusy", added, err)
+	}
+	if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 10 {
+		t.Errorf("%d tasks wait after it was refused, want 10", n)
+	}
+	rdb.Set(t.Context(), q.keys.seen(news(50).ID), "1-0", 0)
+	if added := mustEnqueueAll(t, q, news(50)); added[0] {
+		t.Error("an event that is over counts as added")
+	}
+}
+
+func payloadIsKeptForReplayOnlyWhenWanted(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	kept := news(1)
+	kept.Keep = time.Hour
+	mustEnqueueAll(t, q, kept, news(2))
+	doc, err := rdb.Get(t.Context(), q.keys.kept(kept.ID)).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ev, err := DecodeEvent(doc); err != nil || string(ev.Payload) != string(kept.Payload) {
+		t.Errorf("kept %s, %v, want the payload %s", ev.Payload, err, kept.Payload)
+	}
+	if ttl := rdb.TTL(t.Context(), q.keys.kept(kept.ID)).Val(); ttl < time.Hour || ttl > time.Hour+timeToRun {
+		t.Errorf("it is kept for %v, want an hour after it is over", ttl)
+	}
+	if n := rdb.Exists(t.Context(), q.keys.kept(news(2).ID)).Val(); n != 0 {
+		t.Error("an event that asks for nothing is kept")
+	}
 }
 
 // A journal hands an event over again after a crash, also one whose id is a
 // guess. Another save with equal bytes has another time of receipt.
-func TestGuessedDeliveryHandedOverAgainTakesEffectOnce(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		ctx := t.Context()
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		first := delivered(news(1))
-		first.Guessed = true
-		second := first
-		second.ReceivedAt = first.ReceivedAt.Add(time.Second)
-		if added := mustEnqueueAll(t, q, first, news(2)); !added[0] || !added[1] {
-			t.Fatalf("added = %v, want both", added)
+func guessedDeliveryHandedOverAgainTakesEffectOnce(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	ctx := t.Context()
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	first := delivered(news(1))
+	first.Guessed = true
+	second := first
+	second.ReceivedAt = first.ReceivedAt.Add(time.Second)
+	if added := mustEnqueueAll(t, q, first, news(2)); !added[0] || !added[1] {
+		t.Fatalf("added = %v, want both", added)
+	}
+	begun := func() { // by a worker that takes what waits
+		for _, id := range rdb.LRange(ctx, q.keys.pending(), 0, -1).Val() {
+			rdb.HSet(ctx, q.keys.record(id), "attempts", 1)
 		}
-		begun := func() { // by a worker that takes what waits
-			for _, id := range rdb.LRange(ctx, q.keys.pending(), 0, -1).Val() {
-				rdb.HSet(ctx, q.keys.record(id), "attempts", 1)
-			}
-		}
+	}
+	begun()
+	if added := mustEnqueueAll(t, q, first, news(2)); added[0] || added[1] {
+		t.Errorf("handed over again: added = %v, want none", added)
+	}
+	waiting := func() int64 { return rdb.LLen(ctx, q.keys.pending()).Val() }
+	if waiting() != 2 {
+		t.Fatalf("%d tasks wait, want 2", waiting())
+	}
+	for range 3 {
+		mustEnqueueAll(t, q, first, second)
 		begun()
-		if added := mustEnqueueAll(t, q, first, news(2)); added[0] || added[1] {
-			t.Errorf("handed over again: added = %v, want none", added)
+		if waiting() != 3 {
+			t.Fatalf("%d tasks wait, want one more for the second save", waiting())
 		}
-		waiting := func() int64 { return rdb.LLen(ctx, q.keys.pending()).Val() }
-		if waiting() != 2 {
-			t.Fatalf("%d tasks wait, want 2", waiting())
-		}
-		for range 3 {
-			mustEnqueueAll(t, q, first, second)
-			begun()
-			if waiting() != 3 {
-				t.Fatalf("%d tasks wait, want one more for the second save", waiting())
-			}
-		}
+	}
 
-		ids := []string{JournalID(first), JournalID(second), news(2).ID}
-		rdb.Set(ctx, q.keys.seen(first.ID), "1-0", 0)
-		over, err := q.Over(ctx, ids)
-		if want := []bool{true, false, false}; err != nil || !slices.Equal(over, want) {
-			t.Errorf("Over after the first save was published = %v, %v, want %v", over, err, want)
-		}
-		rdb.Set(ctx, q.keys.seen(rdb.Get(ctx, q.keys.got(ids[1])).Val()), "2-0", 0)
-		over, err = q.Over(ctx, ids)
-		if want := []bool{true, true, false}; err != nil || !slices.Equal(over, want) {
-			t.Errorf("Over after the second one was = %v, %v, want %v", over, err, want)
-		}
-	})
+	ids := []string{JournalID(first), JournalID(second), news(2).ID}
+	rdb.Set(ctx, q.keys.seen(first.ID), "1-0", 0)
+	over, err := q.Over(ctx, ids)
+	if want := []bool{true, false, false}; err != nil || !slices.Equal(over, want) {
+		t.Errorf("Over after the first save was published = %v, %v, want %v", over, err, want)
+	}
+	rdb.Set(ctx, q.keys.seen(rdb.Get(ctx, q.keys.got(ids[1])).Val()), "2-0", 0)
+	over, err = q.Over(ctx, ids)
+	if want := []bool{true, true, false}; err != nil || !slices.Equal(over, want) {
+		t.Errorf("Over after the second one was = %v, %v, want %v", over, err, want)
+	}
 }
 
 // Asynq's client is pinned to one script for each enqueue, and its reply to 1 or 0.

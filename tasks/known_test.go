@@ -13,63 +13,60 @@ import (
 	"github.com/freshwire/freshwire/internal/testkit"
 )
 
-func TestKnownAndOverTellWhereAnEventIs(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		ctx := t.Context()
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		state := func(s string) func(id string) {
-			return func(id string) { rdb.HSet(ctx, q.keys.task(id), "state", s) }
+func knownAndOverTellWhereAnEventIs(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	ctx := t.Context()
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	state := func(s string) func(id string) {
+		return func(id string) { rdb.HSet(ctx, q.keys.task(id), "state", s) }
+	}
+	status := func(s Status) func(id string) {
+		return func(id string) { rdb.HSet(ctx, q.keys.record(id), "status", string(s)) }
+	}
+	var ids []string
+	var known, over []bool
+	rows := []struct {
+		name        string
+		prepare     func(id string)
+		known, over bool
+	}{
+		{"never heard of", func(string) {}, false, false},
+		{"waits", state("pending"), true, false},
+		{"runs", state("active"), true, false},
+		{"will be tried again", state("retry"), true, false},
+		{"runs later", state("scheduled"), true, false},
+		{"failed for good", state("archived"), false, false},
+		{"published", func(id string) { rdb.Set(ctx, q.keys.seen(id), "1-0", 0) }, true, true},
+		{"ignored", status(Ignored), true, true},
+		{"failed, its task is gone", status(Failed), false, false},
+	}
+	for n, row := range rows {
+		id := news(n).ID
+		row.prepare(id)
+		ids, known, over = append(ids, id), append(known, row.known), append(over, row.over)
+	}
+	gotKnown, err := q.Known(ctx, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gotOver, err := q.Over(ctx, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, row := range rows {
+		if gotKnown[i] != known[i] || gotOver[i] != over[i] {
+			t.Errorf("an event that %q: Known = %v, Over = %v, want %v, %v", row.name, gotKnown[i], gotOver[i], known[i], over[i])
 		}
-		status := func(s Status) func(id string) {
-			return func(id string) { rdb.HSet(ctx, q.keys.record(id), "status", string(s)) }
-		}
-		var ids []string
-		var known, over []bool
-		rows := []struct {
-			name        string
-			prepare     func(id string)
-			known, over bool
-		}{
-			{"never heard of", func(string) {}, false, false},
-			{"waits", state("pending"), true, false},
-			{"runs", state("active"), true, false},
-			{"will be tried again", state("retry"), true, false},
-			{"runs later", state("scheduled"), true, false},
-			{"failed for good", state("archived"), false, false},
-			{"published", func(id string) { rdb.Set(ctx, q.keys.seen(id), "1-0", 0) }, true, true},
-			{"ignored", status(Ignored), true, true},
-			{"failed, its task is gone", status(Failed), false, false},
-		}
-		for n, row := range rows {
-			id := news(n).ID
-			row.prepare(id)
-			ids, known, over = append(ids, id), append(known, row.known), append(over, row.over)
-		}
-		gotKnown, err := q.Known(ctx, ids)
-		if err != nil {
-			t.Fatal(err)
-		}
-		gotOver, err := q.Over(ctx, ids)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, row := range rows {
-			if gotKnown[i] != known[i] || gotOver[i] != over[i] {
-				t.Errorf("an event that %q: Known = %v, Over = %v, want %v, %v", row.name, gotKnown[i], gotOver[i], known[i], over[i])
-			}
-		}
-		if none, err := q.Known(ctx, nil); err != nil || len(none) != 0 {
-			t.Errorf("Known of nothing = %v, %v", none, err)
-		}
-		if none, err := q.Over(ctx, nil); err != nil || len(none) != 0 {
-			t.Errorf("Over of nothing = %v, %v", none, err)
-		}
-		many := slices.Repeat(ids, 111)
-		if all, err := q.Over(ctx, many); err != nil || !slices.Equal(all, slices.Repeat(over, 111)) {
-			t.Errorf("Over of %d ids: %d answers, %v, or wrong ones", len(many), len(all), err)
-		}
-	})
+	}
+	if none, err := q.Known(ctx, nil); err != nil || len(none) != 0 {
+		t.Errorf("Known of nothing = %v, %v", none, err)
+	}
+	if none, err := q.Over(ctx, nil); err != nil || len(none) != 0 {
+		t.Errorf("Over of nothing = %v, %v", none, err)
+	}
+	many := slices.Repeat(ids, 111)
+	if all, err := q.Over(ctx, many); err != nil || !slices.Equal(all, slices.Repeat(over, 111)) {
+		t.Errorf("Over of %d ids: %d answers, %v, or wrong ones", len(many), len(all), err)
+	}
 }
 
 func TestKnownLeavesAHangingRedisAlone(t *testing.T) {

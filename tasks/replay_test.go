@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ type replays struct {
 }
 
 func newReplays(t *testing.T, rdb redis.UniversalClient, cfg Config) *replays {
-	r := &replays{Queue: NewQueue(rdb, testkit.Logger(t), cfg), site: newSite(rdb, "fw")}
+	r := &replays{Queue: NewQueue(rdb, testkit.Logger(t), cfg), site: newSite(rdb, cmp.Or(cfg.Namespace, "fw"))}
 	steps := r.site.steps()
 	plan := steps.Plan
 	steps.Plan = func(ev event.Event) rules.Plan {
@@ -62,34 +63,31 @@ func (r *replays) replay(t *testing.T, query ReplayQuery, queued, entries int) {
 	testkit.Until(t, fmt.Sprintf("the log holds %d entries", entries), func() bool { return len(r.site.log(t)) == entries })
 }
 
-func TestReplayOfAPublishedEventIsPublishedAgainUnderANewID(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		r := newReplays(t, rdb, cfg)
-		ev := news(1)
-		ev.Keep, ev.Tags, ev.Guessed = time.Hour, []string{"a-tag"}, true
-		r.done(t, ev)
-		start := time.Now()
-		r.replay(t, ReplayQuery{IDs: []string{ev.ID, ev.ID}}, 1, 2)
-		id := r.site.log(t)[1]
-		rec := finished(t, r.records, id)
-		if id == ev.ID || rec.ReplayOf != ev.ID || rec.DeliveryID != ev.DeliveryID || !slices.Equal(rec.Tags, ev.Tags) || rec.ReceivedAt.Before(start) {
-			t.Errorf("replayed as %+v, want an event of its own that names %s", rec, ev.ID)
-		}
-		if again := r.last(); string(again.Payload) != string(ev.Payload) || again.Keep != ev.Keep || again.Entity != ev.Entity {
-			t.Errorf("the rules were given %+v, want it with its payload", again)
-		}
-		r.replay(t, ReplayQuery{IDs: []string{id}}, 1, 3) // a replay can be replayed
-		if rec := finished(t, r.records, r.site.log(t)[2]); rec.ReplayOf != id {
-			t.Errorf("replay of a replay names %q, want %q", rec.ReplayOf, id)
-		}
-		if mustEnqueue(t, r.Queue, ev) {
-			t.Error("after the replay the first delivery is new again")
-		}
+func replayOfAPublishedEventIsPublishedAgainUnderANewID(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	r := newReplays(t, rdb, cfg)
+	ev := news(1)
+	ev.Keep, ev.Tags, ev.Guessed = time.Hour, []string{"a-tag"}, true
+	r.done(t, ev)
+	start := time.Now()
+	r.replay(t, ReplayQuery{IDs: []string{ev.ID, ev.ID}}, 1, 2)
+	id := r.site.log(t)[1]
+	rec := finished(t, r.records, id)
+	if id == ev.ID || rec.ReplayOf != ev.ID || rec.DeliveryID != ev.DeliveryID || !slices.Equal(rec.Tags, ev.Tags) || rec.ReceivedAt.Before(start) {
+		t.Errorf("replayed as %+v, want an event of its own that names %s", rec, ev.ID)
+	}
+	if again := r.last(); string(again.Payload) != string(ev.Payload) || again.Keep != ev.Keep || again.Entity != ev.Entity {
+		t.Errorf("the rules were given %+v, want it with its payload", again)
+	}
+	r.replay(t, ReplayQuery{IDs: []string{id}}, 1, 3) // a replay can be replayed
+	if rec := finished(t, r.records, r.site.log(t)[2]); rec.ReplayOf != id {
+		t.Errorf("replay of a replay names %q, want %q", rec.ReplayOf, id)
+	}
+	if mustEnqueue(t, r.Queue, ev) {
+		t.Error("after the replay the first delivery is new again")
+	}
 
-		rdb.Del(t.Context(), r.keys.record(ev.ID)) // its record has ended before its payload
-		r.replay(t, ReplayQuery{IDs: []string{ev.ID}}, 1, 4)
-	})
+	rdb.Del(t.Context(), r.keys.record(ev.ID)) // its record has ended before its payload
+	r.replay(t, ReplayQuery{IDs: []string{ev.ID}}, 1, 4)
 }
 
 func TestReplayWithoutAKeptPayloadUsesTheRecord(t *testing.T) {
@@ -125,42 +123,39 @@ func TestReplayDoesNotGuessWhatWasPurged(t *testing.T) {
 	}
 }
 
-func TestReplayOfAFailedEventRunsItOn(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, rdb redis.UniversalClient, cfg Config) {
-		q := NewQueue(rdb, testkit.Logger(t), cfg)
-		mustEnqueueAll(t, q, batch(0, 3)...)
-		for n := range 2 {
-			if err := q.inspect.ArchiveTask("fw", news(n).ID); err != nil {
-				t.Fatal(err)
-			}
-		}
-		// Event 2 waits: it is left alone.
-		if n, err := q.Replay(t.Context(), ReplayQuery{Status: Failed}); n != 2 || err != nil {
-			t.Errorf("Replay of those that failed = %d, %v, want 2", n, err)
-		}
-		for n := range 3 {
-			if state := rdb.HGet(t.Context(), q.keys.task(news(n).ID), "state").Val(); state != "pending" {
-				t.Errorf("task %d is %q, want pending", n, state)
-			}
-			if rec, err := q.records.Get(t.Context(), news(n).ID); err != nil || rec.Status != Queued || rec.ReplayOf != "" {
-				t.Errorf("event %d is %s, %v, a replay of %q, want itself, queued", n, rec.Status, err, rec.ReplayOf)
-			}
-		}
-		if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 3 {
-			t.Errorf("%d tasks wait, want 3", n)
-		}
-		if n, err := q.Replay(t.Context(), ReplayQuery{Since: time.Now().Add(-time.Hour)}); n != 0 || err != nil {
-			t.Errorf("Replay while all wait = %d, %v, want 0", n, err)
-		}
-		info, err := q.inspect.GetTaskInfo("fw", news(0).ID)
-		if err != nil {
+func replayOfAFailedEventRunsItOn(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	mustEnqueueAll(t, q, batch(0, 3)...)
+	for n := range 2 {
+		if err := q.inspect.ArchiveTask(cfg.Namespace, news(n).ID); err != nil {
 			t.Fatal(err)
 		}
-		if env, err := decodePayload(news(0).ID, info.Payload); err != nil || len(env.Event.Payload) == 0 {
-			t.Errorf("the payload of the failed event is lost: %v", err)
+	}
+	// Event 2 waits: it is left alone.
+	if n, err := q.Replay(t.Context(), ReplayQuery{Status: Failed}); n != 2 || err != nil {
+		t.Errorf("Replay of those that failed = %d, %v, want 2", n, err)
+	}
+	for n := range 3 {
+		if state := rdb.HGet(t.Context(), q.keys.task(news(n).ID), "state").Val(); state != "pending" {
+			t.Errorf("task %d is %q, want pending", n, state)
 		}
-	})
+		if rec, err := q.records.Get(t.Context(), news(n).ID); err != nil || rec.Status != Queued || rec.ReplayOf != "" {
+			t.Errorf("event %d is %s, %v, a replay of %q, want itself, queued", n, rec.Status, err, rec.ReplayOf)
+		}
+	}
+	if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 3 {
+		t.Errorf("%d tasks wait, want 3", n)
+	}
+	if n, err := q.Replay(t.Context(), ReplayQuery{Since: time.Now().Add(-time.Hour)}); n != 0 || err != nil {
+		t.Errorf("Replay while all wait = %d, %v, want 0", n, err)
+	}
+	info, err := q.inspect.GetTaskInfo(cfg.Namespace, news(0).ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if env, err := decodePayload(news(0).ID, info.Payload); err != nil || len(env.Event.Payload) == 0 {
+		t.Errorf("the payload of the failed event is lost: %v", err)
+	}
 }
 
 func TestReplayNamesUnknownEventsAndHoldsNothingBack(t *testing.T) {

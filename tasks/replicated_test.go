@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/freshwire/freshwire/internal/testkit"
@@ -55,12 +56,7 @@ func TestReplicatedWaitsForAReplica(t *testing.T) {
 	testkit.Until(t, "it confirms again", func() bool { return q.Replicated(t.Context()) == nil })
 }
 
-func TestReplicatedAsksTheMasterThatHoldsTheQueue(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("starts three servers")
-	}
-	rdb := testkit.Cluster(t)
+func asksTheMaster(t *testing.T, rdb *redis.ClusterClient) {
 	q := NewQueue(rdb, testkit.Logger(t), Config{})
 	if err := q.Replicated(t.Context()); err == nil || !strings.Contains(err.Error(), "no replica") {
 		t.Errorf("Replicated in a cluster without replicas = %v, want it to say so", err)
