@@ -126,12 +126,12 @@ func (x *inquiry) tokens() (all []found) {
 	}
 	query := x.d.query()
 	for _, name := range slices.Sorted(maps.Keys(query)) {
-		add(fmt.Sprintf("the URL's parameter %q", path1(name)), query.Get(name))
+		add(fmt.Sprintf("the URL's parameter %q", clipped(name)), query.Get(name))
 	}
 	if body, err := parseObject(x.d.Body); err == nil {
 		for _, key := range body.keys()[:min(len(body.keys()), 32)] {
 			if v := body.child(key); v.isText() {
-				add(fmt.Sprintf("the body's field %q", path1(key)), v.string())
+				add(fmt.Sprintf("the body's field %q", clipped(key)), v.string())
 			}
 		}
 	}
