@@ -51,7 +51,11 @@ func NewReplayHandler(replay Replayer, log *slog.Logger) http.Handler {
 			return
 		}
 		done, err := replay(r.Context(), wanted)
-		attrs := []any{"ids", len(wanted.IDs), "since", wanted.Since, "status", wanted.Status, "queued", done.Queued, "unknown", len(done.Unknown),
+		since := "" // the beginning
+		if !wanted.Since.IsZero() {
+			since = wanted.Since.UTC().Format(time.RFC3339)
+		}
+		attrs := []any{"ids", len(wanted.IDs), "since", since, "status", wanted.Status, "queued", done.Queued, "unknown", len(done.Unknown),
 			"client", r.RemoteAddr, "request_id", w.Header().Get("X-Request-Id"), "took", time.Since(start)}
 		switch {
 		case errors.Is(err, ErrBusy):
