@@ -10,17 +10,20 @@ import (
 	"github.com/freshwire/freshwire/internal/yamlfile"
 )
 
-// reloadOnHangup reads the config file again at each SIGHUP, until ctx ends.
-func (a *app) reloadOnHangup(ctx context.Context) error {
+// reloads returns the part that reads the config file again at each SIGHUP. The
+// signal, which would end the process, is caught from now on.
+func (a *app) reloads() (run func(ctx context.Context) error) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-hangup:
-			a.reload()
-		case <-ctx.Done():
-			return nil
+	return func(ctx context.Context) error {
+		defer signal.Stop(hangup)
+		for {
+			select {
+			case <-hangup:
+				a.reload()
+			case <-ctx.Done():
+				return nil
+			}
 		}
 	}
 }

@@ -259,7 +259,8 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 	parts, failed := errgroup.WithContext(life)
 	worker, workFailed := errgroup.WithContext(working)
 	parts.Go(func() error { return a.store.run(life) })
-	parts.Go(func() error { return a.reloadOnHangup(life) })
+	reload := a.reloads()
+	parts.Go(func() error { return reload(life) })
 	if a.cache != nil {
 		parts.Go(func() error { return a.cache.Run(life) })
 	}
