@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -120,8 +119,17 @@ func (r dryRun) request(file string, text json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	name := cmp.Or(r.name, capturedSource)
-	source, err := c.source(name, r.base)
+	name, base := r.name, r.base
+	if base == nil { // the URL that it came to may tell
+		path, _, _ := strings.Cut(c.Path, "?")
+		name = strings.TrimPrefix(path, "/webhooks/")
+		if cfg, ok := r.site.file.Sources[name]; ok {
+			base = &cfg
+		} else {
+			name = capturedSource
+		}
+	}
+	source, err := c.source(name, base)
 	if err != nil {
 		return err
 	}

@@ -267,6 +267,11 @@ targets:
 		if line["verified"] != true || len(line["plan"].(map[string]any)["problems"].([]any)) != 1 {
 			t.Errorf("line = %v, want a verified event and the missing title as a problem", line)
 		}
+		rest := strings.Replace(tokenRequest, "/webhooks/a", "/webhooks/blog?x=1", 1)
+		out, _ = command(t, strings.Replace(rest, `"cms":"strapi",`, "", 1), "plan", "--json", "-")
+		if ev := jsonLines(t, out)[0]["event"].(map[string]any); ev["source"] != "blog" {
+			t.Errorf("event = %v, want one of the source that its URL names", ev)
+		}
 		out, _ = command(t, wrongRequest, "plan", "--source", "blog", "-")
 		if !strings.Contains(out, "bad_token: it would be refused") || !strings.Contains(out, "no rule matches") {
 			t.Errorf("plan = %s, want it planned all the same", out)
