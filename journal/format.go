@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +36,7 @@ const (
 
 	maxID   = 1024
 	maxData = 64 << 20
-	maxSeq  = math.MaxInt64
+	maxSeq  = 1<<53 - 1 // what a store that counts in floats can hold: 28 000 years at 10 000/s
 
 	flagAgain = 1
 )

@@ -28,18 +28,26 @@ func newKnownIDs(most int, keep time.Duration) *knownIDs {
 // add remembers id, and reports whether it was remembered already.
 func (k *knownIDs) add(id string, at time.Time) (known bool) {
 	now := at.UnixMicro()
-	for k.size > 0 && (k.size == len(k.queue) || k.queue[k.head].at < now-k.keep.Microseconds()) {
-		old := k.queue[k.head]
-		if k.newest[old.hash] == old.at {
-			delete(k.newest, old.hash)
-		}
-		k.head = (k.head + 1) % len(k.queue)
-		k.size--
+	for k.size > 0 && k.queue[k.head].at < now-k.keep.Microseconds() {
+		k.drop()
 	}
 	hash := maphash.String(k.seed, id)
 	_, known = k.newest[hash]
+	if k.size == len(k.queue) {
+		k.drop()
+	}
 	k.newest[hash] = now
 	k.queue[(k.head+k.size)%len(k.queue)] = knownID{hash, now}
 	k.size++
 	return known
+}
+
+// drop forgets the oldest one.
+func (k *knownIDs) drop() {
+	old := k.queue[k.head]
+	if k.newest[old.hash] == old.at {
+		delete(k.newest, old.hash)
+	}
+	k.head = (k.head + 1) % len(k.queue)
+	k.size--
 }

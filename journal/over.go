@@ -208,17 +208,20 @@ func (f *forwarder) saveOver() {
 		return
 	}
 	j := f.j
-	var b bytes.Buffer
 	j.mu.Lock()
-	fmt.Fprintf(&b, "%s %d\n", f.node.id, j.synced)
-	for _, sp := range overSpans(j.segments) {
-		fmt.Fprintf(&b, "%d %d\n", sp.from, sp.to)
-	}
+	content := encodeNotes(f.node.id, j.synced, overSpans(j.segments))
 	j.mu.Unlock()
-	content := append(fmt.Appendf(nil, overMagic, crc32.Checksum(b.Bytes(), castagnoli)), b.Bytes()...)
 	if err := f.report(context.Background(), "note", replaceFile(j.fs, overFile, content, false)); err == nil {
 		f.over.changed = false
 	}
+}
+
+func encodeNotes(node string, last uint64, over spans) []byte {
+	b := fmt.Appendf(nil, "%s %d\n", node, last)
+	for _, sp := range over {
+		b = fmt.Appendf(b, "%d %d\n", sp.from, sp.to)
+	}
+	return append(fmt.Appendf(nil, overMagic, crc32.Checksum(b, castagnoli)), b...)
 }
 
 // overSpans lists the oldest spans of records that are over.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -98,6 +99,8 @@ func (j *Journal) answer(req *request) {
 	req.done <- nil
 }
 
+var errNumbers = errors.New("no seq is left: a segment claims the highest one")
+
 // commit writes and syncs a group.
 func (j *Journal) commit(group []*request) error {
 	w := &j.writer
@@ -114,6 +117,9 @@ func (j *Journal) commit(group []*request) error {
 					return err
 				}
 				j.abandon(nil)
+			}
+			if w.next > maxSeq {
+				return errNumbers
 			}
 			if w.seg == nil {
 				if err := j.begin(); err != nil {
