@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	maxFlightCalls = 512     // each costs Redis some 20 µs, during which it answers nobody else
-	maxFlightBytes = 1 << 20 // what a slow line carries within the client's timeout
-	flightTimeout  = time.Second
+	maxFlightCalls = 512             // each costs Redis some 20 µs, during which it answers nobody else
+	maxFlightBytes = 1 << 20         // what a slow line carries within the client's timeout
+	flightTimeout  = 3 * time.Second // the client's own timeouts are shorter
 )
 
 // pipelines sends what many callers ask for together: while one pipeline is

@@ -87,11 +87,11 @@ func batchIsTakenInInItsOrder(t *testing.T, rdb redis.UniversalClient, cfg Confi
 	q := NewQueue(rdb, testkit.Logger(t), cfg)
 	rdb.Set(ctx, q.keys.seen(news(3).ID), "1-0", 0)
 	rdb.HSet(ctx, q.keys.record(news(5).ID), "status", string(Ignored))
-	evs := append(batch(0, 700), news(7), news(9)) // two of them twice; more than one flight takes
+	evs := append(batch(0, 520), news(7), news(9)) // two of them twice; more than one flight takes
 	added := mustEnqueueAll(t, q, evs...)
 	var want []string
 	for i, ev := range evs {
-		fresh := i < 700 && i != 3 && i != 5
+		fresh := i < 520 && i != 3 && i != 5
 		if added[i] != fresh {
 			t.Errorf("event %d: added = %v, want %v", i, added[i], fresh)
 		}
@@ -104,7 +104,7 @@ func batchIsTakenInInItsOrder(t *testing.T, rdb redis.UniversalClient, cfg Confi
 	if !slices.Equal(waiting, want) {
 		t.Errorf("%d tasks wait, want %d in the order of the batch", len(waiting), len(want))
 	}
-	for _, n := range []int{0, 128, 699} {
+	for _, n := range []int{0, 128, 519} {
 		if rec, err := q.records.Get(ctx, news(n).ID); err != nil || rec.Status != Queued {
 			t.Errorf("record of event %d: %s, %v, want queued", n, rec.Status, err)
 		}
@@ -125,17 +125,17 @@ func sameBatchFiveTimesInParallelTakesEffectOnce(t *testing.T, rdb redis.Univers
 	s, log := newSite(rdb, cfg.Namespace), testkit.Logger(t)
 	q := NewQueue(rdb, log, cfg)
 	testkit.Go(t, NewWorker(rdb, s.steps(), log, cfg).Run)
-	const events = 40
+	const events = 20
 	var g errgroup.Group
 	var added [events]atomic.Int32
 	for shift := range 5 {
 		evs := batch(0, events)
-		evs = append(evs[shift*7:], evs[:shift*7]...)
+		evs = append(evs[shift*4:], evs[:shift*4]...)
 		g.Go(func() error {
 			took, err := q.EnqueueAll(context.Background(), evs)
 			for i, ok := range took {
 				if ok {
-					added[(i+shift*7)%events].Add(1)
+					added[(i+shift*4)%events].Add(1)
 				}
 			}
 			return err

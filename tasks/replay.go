@@ -45,7 +45,8 @@ func (e *UnknownError) Unwrap() error { return ErrNotFound }
 // Replay runs events again, oldest first, and returns how many. One that failed
 // for good goes on as itself; any other becomes a new event (Event.ReplayOf),
 // with its payload if that was kept (Event.Keep). Events that wait or run are
-// left alone. Ids that are unknown hold nothing else back; they make an
+// left alone; so are replays that are over, unless they are named, or a second
+// query would double everything. Ids that are unknown hold nothing else back; they make an
 // *UnknownError at the end.
 func (q *Queue) Replay(ctx context.Context, query ReplayQuery) (queued int, err error) {
 	if len(query.IDs) > MaxReplayIDs {
@@ -127,6 +128,7 @@ func (q *Queue) replayPage(ctx context.Context, ids []string, query ReplayQuery,
 		case s.status == Queued || s.status == Running || s.status == Retrying:
 		case s.archived:
 			again = append(again, s.ev)
+		case len(query.IDs) == 0 && s.ev.ReplayOf != "": // what it repeats stands for it
 		case s.ev.Purge != nil && s.ev.Purge.Empty(): // too long for the record
 			unknown = append(unknown, id)
 		default:

@@ -217,6 +217,13 @@ func TestReplayTakesWhatFitsOldestFirst(t *testing.T) {
 	}
 	waiting := rdb.LRange(t.Context(), q.keys.pending(), 0, -1).Val()
 	slices.Reverse(waiting)
+	for _, id := range waiting { // the replays are over, too
+		rdb.Del(t.Context(), q.keys.task(id))
+		rdb.HSet(t.Context(), q.keys.record(id), "status", string(Done))
+	}
+	if got, err := q.Replay(t.Context(), ReplayQuery{Since: evs[300].ReceivedAt, Status: Done}); err != nil || got != len(want) {
+		t.Errorf("the same query again = %d, %v, want %d: each event once", got, err, len(want))
+	}
 	if len(waiting) != len(want) {
 		t.Fatalf("%d tasks wait, want %d", len(waiting), len(want))
 	}

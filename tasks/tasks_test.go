@@ -116,6 +116,7 @@ func embedded() (*redis.Client, func()) {
 	m := miniredis.NewMiniRedis()
 	o := redis.UniversalOptions{Addrs: []string{"127.0.0.1:1"}, Dialer: EmbeddedDialer(m.Dial)}
 	WorkerOptions(&o)
+	o.ReadTimeout = testkit.Patience // it shares two cores with everything else
 	rdb := redis.NewClient(o.Simple())
 	return rdb, func() { rdb.Close(); m.Close() }
 }
