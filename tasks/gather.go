@@ -108,8 +108,9 @@ func (d *desk) pump() {
 	for len(d.waiting) > 0 && d.calls < maxCalls {
 		full := len(d.tags) > maxCallTags || len(d.paths) > maxCallPaths
 		apart := d.waiting[0].most > 0
+		all := len(d.waiting) >= d.w.cfg.taken() // of the events that this worker has
 		switch {
-		case full || apart: // gains nothing by waiting
+		case full || apart || all: // nothing is gained by waiting
 		case d.holding > 0:
 			return // who holds pumps again
 		case !d.ripe():

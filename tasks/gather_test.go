@@ -27,7 +27,7 @@ type counter struct {
 }
 
 // newCounter returns a desk whose target does tell.
-func newCounter(tell func(ctx context.Context, n Notice) error) (c *counter, end func()) {
+func newCounter(cfg Config, tell func(ctx context.Context, n Notice) error) (c *counter, end func()) {
 	c = &counter{}
 	begin := time.Now()
 	steps := Steps{Tell: func(ctx context.Context, _ string, n Notice) error {
@@ -43,7 +43,7 @@ func newCounter(tell func(ctx context.Context, n Notice) error) (c *counter, end
 		return err
 	}}
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}) // never asked
-	c.desk = NewWorker(rdb, steps, testkit.Discard(), Config{}).desk("site")
+	c.desk = NewWorker(rdb, steps, testkit.Discard(), cfg).desk("site")
 	return c, func() { rdb.Close() }
 }
 
@@ -60,7 +60,7 @@ func (c *counter) say(budget, patience time.Duration, tags ...string) TargetResu
 
 func gathering(t *testing.T, tell func(ctx context.Context, n Notice) error, body func(t *testing.T, c *counter, wg *sync.WaitGroup)) {
 	synctest.Test(t, func(t *testing.T) {
-		c, end := newCounter(tell)
+		c, end := newCounter(Config{Coalesce: true}, tell)
 		var wg sync.WaitGroup
 		body(t, c, &wg)
 		wg.Wait()
@@ -113,6 +113,23 @@ func TestQuickCallsAreSpaced(t *testing.T) {
 		if n := len(c.calls); n < 19 || n > 22 {
 			t.Errorf("a thousand events in a second made %d calls, want one each %v", n, callPause)
 		}
+	})
+}
+
+func TestNobodyWaitsForEventsThatCannotCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, end := newCounter(Config{Concurrency: 2}, takes(time.Millisecond))
+		c.say(time.Second, 0, "posts")
+		var wg sync.WaitGroup
+		for range 2 { // all that this worker runs at a time
+			wg.Go(func() { c.say(time.Second, 0, "posts") })
+		}
+		wg.Wait()
+		if want := []time.Duration{0, time.Millisecond}; !slices.Equal(c.at, want) {
+			t.Errorf("calls began at %v, want %v: both events of the worker waited", c.at, want)
+		}
+		end()
+		time.Sleep(time.Minute)
 	})
 }
 
