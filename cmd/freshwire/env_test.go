@@ -9,7 +9,7 @@ import (
 
 func TestEveryMistakeOfTheEnvironmentIsTold(t *testing.T) {
 	for name, value := range map[string]string{"LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "FRESHWIRE_NAMESPACE": "Site 1", "PORT": "http",
-		"FRESHWIRE_ADDR": "8080", "FRESHWIRE_ACK": "replicated", "FRESHWIRE_SSE_MODE": "fast", "FRESHWIRE_TLS_CERT": "cert.pem", "FRESHWIRE_RATE_LIMIT": "lots",
+		"FRESHWIRE_ADDR": "8080", "FRESHWIRE_ACK": "soon", "FRESHWIRE_SSE_MODE": "fast", "FRESHWIRE_TLS_CERT": "cert.pem", "FRESHWIRE_RATE_LIMIT": "lots",
 		"FRESHWIRE_CORS_ORIGINS": "https://good.example,*", "FRESHWIRE_TRUSTED_PROXIES": "10.0.0.1", "REDIS_URL": "memcached://h"} {
 		t.Setenv(name, value)
 	}
@@ -22,6 +22,17 @@ func TestEveryMistakeOfTheEnvironmentIsTold(t *testing.T) {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not told of in:\n%v", name, err)
 		}
+	}
+}
+
+func TestReplicatedAckNeedsARealRedis(t *testing.T) {
+	t.Setenv("FRESHWIRE_ACK", "replicated")
+	if _, err := loadEnvironment(); err == nil || !strings.Contains(err.Error(), "REDIS_URL") {
+		t.Errorf("without REDIS_URL: %v, want a mistake that names it", err)
+	}
+	t.Setenv("REDIS_URL", "redis://127.0.0.1:6379")
+	if _, err := loadEnvironment(); err != nil {
+		t.Errorf("with REDIS_URL: %v", err)
 	}
 }
 

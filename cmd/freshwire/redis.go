@@ -14,6 +14,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/freshwire/freshwire/tasks"
 )
 
 // parseRedisURL reads REDIS_URL. The scheme decides what kind of Redis it is.
@@ -128,10 +130,8 @@ func newStore(url string) (*store, error) {
 	}
 	m := miniredis.NewMiniRedis()
 	return &store{embedded: m, options: &redis.UniversalOptions{
-		Addrs: []string{"127.0.0.1:0"}, // never dialled: the dialer below answers
-		Dialer: func(context.Context, string, string) (net.Conn, error) {
-			return m.Dial()
-		},
+		Addrs:                    []string{"127.0.0.1:0"}, // never dialled: the dialer below answers
+		Dialer:                   tasks.EmbeddedDialer(m.Dial),
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}}, nil
 }
