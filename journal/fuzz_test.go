@@ -1,7 +1,10 @@
 package journal
 
 import (
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
+	"slices"
 	"testing"
 )
 
@@ -27,48 +30,72 @@ func FuzzReadSegment(f *testing.F) {
 	f.Add(append(appendRecord(encodeHeader(salt, 1), salt, maxSeq, &all[0]), segment[headerSize:]...))
 
 	f.Fuzz(func(t *testing.T, content []byte) {
-		size := int64(len(content))
-		counting := &countingFile{content: content}
-		r := newReader(counting, salt, size)
-		var last uint64
-		for rec, ok := r.next(); ok; rec, ok = r.next() {
-			if rec.Seq <= last || rec.Seq > maxSeq || len(rec.ID) == 0 || int64(len(rec.Data)) > size {
-				t.Fatalf("record %d after %d, ID %q, %d bytes", rec.Seq, last, rec.ID, len(rec.Data))
-			}
-			last = rec.Seq
-			// What it says it read stands in the file, sums and all.
-			start := r.off - recordSize(&rec)
-			h, ok := decodeHead(salt, content[start:])
-			if again, whole := h.record(salt, content[start+headSize:]); !ok || !whole || again.ID != rec.ID || h.seq != rec.Seq {
-				t.Fatalf("record %d at %d is not in the file", rec.Seq, start)
-			}
-		}
-		if int64(counting.read) > 6*size+readChunk {
-			t.Fatalf("read %d bytes of %d", counting.read, size)
-		}
-
-		disk := newMemFS()
-		disk.names[segmentName(1)] = &inode{data: content}
-		j, err := open(disk, quiet, small())
-		var newer errVersion
-		if errors.As(err, &newer) {
-			return
-		}
-		if err != nil {
-			t.Fatalf("Open: %v", err)
-		}
-		defer j.Close()
-		before := contents(t, j)
-		if _, _, err := j.Append(t.Context(), recs("next")); err != nil {
-			if last == maxSeq {
-				return // no number is left
-			}
-			t.Fatalf("Append: %v", err)
-		}
-		if after := contents(t, j); len(after) != len(before)+1 {
-			t.Fatalf("%d records, and %d after one more", len(before), len(after))
-		}
+		readAny(t, content, salt)
+		readAny(t, mended(content, salt), salt)
 	})
+}
+
+// mended returns content as a segment whose sums are right, so that what the
+// records say of themselves is looked at.
+func mended(content []byte, salt uint32) []byte {
+	b := slices.Clone(content)
+	if len(b) < headerSize {
+		return b
+	}
+	copy(b, encodeHeader(salt, 1))
+	for at := headerSize; at+headSize <= len(b); {
+		size := int(binary.LittleEndian.Uint32(b[at:])) % 512
+		end := min(len(b), at+headSize+size)
+		binary.LittleEndian.PutUint32(b[at:], uint32(size))
+		binary.LittleEndian.PutUint32(b[at+8:], crc32.Update(salt, castagnoli, b[at+headSize:end]))
+		binary.LittleEndian.PutUint32(b[at+4:], headSum(salt, b[at:]))
+		at = end
+	}
+	return b
+}
+
+func readAny(t *testing.T, content []byte, salt uint32) {
+	size := int64(len(content))
+	counting := &countingFile{content: content}
+	r := newReader(counting, salt, size)
+	var last uint64
+	for rec, ok := r.next(); ok; rec, ok = r.next() {
+		if rec.Seq <= last || rec.Seq > maxSeq || len(rec.ID) == 0 || int64(len(rec.Data)) > size {
+			t.Fatalf("record %d after %d, ID %q, %d bytes", rec.Seq, last, rec.ID, len(rec.Data))
+		}
+		last = rec.Seq
+		// What it says it read stands in the file, sums and all.
+		start := r.off - recordSize(&rec)
+		h, ok := decodeHead(salt, content[start:])
+		if again, whole := h.record(salt, content[start+headSize:]); !ok || !whole || again.ID != rec.ID || h.seq != rec.Seq {
+			t.Fatalf("record %d at %d is not in the file", rec.Seq, start)
+		}
+	}
+	if int64(counting.read) > 6*size+readChunk {
+		t.Fatalf("read %d bytes of %d", counting.read, size)
+	}
+
+	disk := newMemFS()
+	disk.names[segmentName(1)] = &inode{data: content}
+	j, err := open(disk, quiet, small())
+	var newer errVersion
+	if errors.As(err, &newer) {
+		return
+	}
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	defer j.Close()
+	before := contents(t, j)
+	if _, _, err := j.Append(t.Context(), recs("next")); err != nil {
+		if last == maxSeq {
+			return // no number is left
+		}
+		t.Fatalf("Append: %v", err)
+	}
+	if after := contents(t, j); len(after) != len(before)+1 {
+		t.Fatalf("%d records, and %d after one more", len(before), len(after))
+	}
 }
 
 // FuzzNotes gives Open notes on what is over that are not as they were written.

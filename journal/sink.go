@@ -21,6 +21,8 @@ type Sink struct {
 	Advance func(ctx context.Context, node string, from, to uint64) (found uint64, err error)
 
 	// Over tells which of these records were applied for good, and need not
-	// come again should the store be emptied. Nil knows of none.
+	// come again should the store be emptied. One that is not over 30s after it
+	// was handed on is delivered once more. Nil knows nothing: then none is left
+	// out, and none comes once more.
 	Over func(ctx context.Context, ids []string) ([]bool, error)
 }
