@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/freshwire/freshwire/internal/testkit"
 )
@@ -140,6 +143,22 @@ func TestStrangerIsTurnedAwayUnreadAfterManyRefusals(t *testing.T) {
 	g.clock = g.clock.Add(time.Second)
 	if w := deliver(g.Handler, bad, "[2001:db8::1]:1"); w.Code != 401 {
 		t.Errorf("a second later: %d, want 401", w.Code)
+	}
+}
+
+func TestFloodIsCountedAndDoesNotFillTheLog(t *testing.T) {
+	var log bytes.Buffer
+	reg := prometheus.NewRegistry()
+	h := NewHandler([]*Source{source(t, SourceConfig{CMS: "ghost", Secret: testSecret})}, (&queue{}).enqueue, slog.New(slog.NewJSONHandler(&log, nil)), Config{Metrics: reg})
+	h.now = func() time.Time { return noon }
+	for range 1000 {
+		deliver(h, Delivery{Method: "POST", Target: "/webhooks/test", Body: []byte(`{}`)}, "198.51.100.1:1")
+	}
+	if n := bytes.Count(log.Bytes(), []byte("\n")); n != 100 {
+		t.Errorf("%d log lines for 1000 refusals, want those of the burst of 100", n)
+	}
+	if n := (&door{reg: reg}).counted(t, "freshwire_webhook_deliveries_total", map[string]string{"source": "test", "outcome": "too_many_refusals"}); n != 900 {
+		t.Errorf("%v counted as turned away, want 900", n)
 	}
 }
 

@@ -187,6 +187,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h.metrics.count(label, a, took)
 	level := slog.LevelInfo
 	switch {
+	case a.outcome == turnedAway: // the refusals before it are in the log, and a flood must not fill that
+		level = slog.LevelDebug
 	case a.status >= 500:
 		level = slog.LevelError
 	case a.status >= 400:
