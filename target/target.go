@@ -66,6 +66,10 @@ type Notice struct {
 // site refused the call, or the address is not allowed.
 var ErrRefused = errors.New("target: refused")
 
+// ErrContent is wrapped by an ErrRefused that is about what was told, not about
+// who told it or where: another notice may be welcome.
+var ErrContent = errors.New("target: content refused")
+
 const (
 	parallel      = 4 // calls of one Tell
 	maxRetries    = 10
@@ -362,9 +366,12 @@ type answerError struct {
 	hint    string
 	after   time.Duration // that the site asks to wait; 0: it does not say
 	refused bool          // trying again cannot help
+	content bool          // because of what was told
 }
 
-func (e *answerError) Is(err error) bool { return e.refused && err == ErrRefused }
+func (e *answerError) Is(err error) bool {
+	return e.refused && err == ErrRefused || e.content && err == ErrContent
+}
 
 func (e *answerError) Error() string {
 	if e.hint == "" {
@@ -392,6 +399,8 @@ func answer(res *http.Response) error {
 		e.hint = "the site has no such route"
 	case code == http.StatusMethodNotAllowed:
 		e.hint = "the route does not take POST"
+	case code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity:
+		e.content = true
 	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code/100 == 5:
 		e.refused = false
 		e.after = retryAfter(res.Header.Get("Retry-After"))

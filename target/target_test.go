@@ -162,6 +162,9 @@ func TestRefusalIsClearAndNotTriedAgain(t *testing.T) {
 		if err == nil || err.Error() != tc.want || !errors.Is(err, ErrRefused) {
 			t.Errorf("Tell(%d) = %v (refused: %v), want %s", tc.status, err, errors.Is(err, ErrRefused), tc.want)
 		}
+		if about := errors.Is(err, ErrContent); about != (tc.status == 400) {
+			t.Errorf("Tell(%d) is about the content: %v", tc.status, about)
+		}
 		if n := len(s.seen()); n != 1 {
 			t.Errorf("Tell(%d) called %d times, want once", tc.status, n)
 		}

@@ -122,11 +122,6 @@ func (s *site) compile(doc *yamlfile.Doc) error {
 	return errors.Join(errs...)
 }
 
-// coalesces reports whether some rule does.
-func (s *site) coalesces() bool {
-	return slices.ContainsFunc(s.file.Rules, func(r rules.Rule) bool { return r.Coalesce > 0 })
-}
-
 // pathNames finds {name} in a path; with a pattern, {name:pattern} may differ.
 var pathNames = regexp.MustCompile(`\{[^{}:]*\}`)
 

@@ -163,7 +163,7 @@ func (a *app) build(addr net.Addr) error {
 	}
 	embedded := a.store.embedded != nil
 	c.Tasks.Embedded, c.Cache.Embedded = embedded, embedded
-	c.Tasks.Coalesce = a.site.coalesces()
+	c.Tasks.Coalesce = a.site.rules.Coalesces() || len(a.site.targets) > 0 // calls to a target gather events, too
 	c.Journal.Registerer = a.reg
 	c.Webhook.Metrics, c.Tasks.Registerer, c.Cache.Metrics, c.Feed.Metrics, c.SSE.Metrics, c.Read.Metrics = a.reg, a.reg, a.reg, a.reg, a.reg, a.reg
 

@@ -109,15 +109,22 @@ func (a *app) tell(ctx context.Context, name string, n tasks.Notice) error {
 		return fmt.Errorf("%w: there is no target %q in this worker's config", tasks.ErrGiveUp, name)
 	}
 	if err := t.Tell(ctx, target.Notice{EventID: n.Event.ID, Tags: n.Purge.Tags, Paths: n.Purge.Paths, All: n.Purge.All}); err != nil {
-		return gaveUp{err} // the target has tried again itself
+		if errors.Is(err, target.ErrContent) {
+			return gaveUp{err, tasks.ErrRefused}
+		}
+		return gaveUp{err, tasks.ErrGiveUp} // the target has tried again itself
 	}
 	return nil
 }
 
-// gaveUp is an error that reads as it is and is a tasks.ErrGiveUp.
-type gaveUp struct{ error }
+// gaveUp is an error that reads as it is and is a tasks.ErrGiveUp, too.
+type gaveUp struct {
+	error
+	kind error
+}
 
-func (e gaveUp) Unwrap() []error { return []error{tasks.ErrGiveUp, e.error} }
+func (e gaveUp) Error() string   { return e.error.Error() }
+func (e gaveUp) Unwrap() []error { return []error{e.kind, e.error} }
 
 // reclaimBound is how long a person waits for the count of deleted entries.
 const reclaimBound = 2 * time.Second
