@@ -95,8 +95,8 @@ func BenchmarkEncodeEvent(b *testing.B) {
 		ev := news(1)
 		ev.Payload = []byte(`{"text":"` + strings.Repeat("x", size) + `"}`)
 		for name, encode := range map[string]func(event.Event) ([]byte, error){
-			"spliced": EncodeEvent,
-			"plain":   func(ev event.Event) ([]byte, error) { return json.Marshal(ev) },
+			"ours":  EncodeEvent,
+			"plain": func(ev event.Event) ([]byte, error) { return json.Marshal(ev) },
 		} {
 			b.Run(name+"/bytes="+strconv.Itoa(size), func(b *testing.B) {
 				b.SetBytes(int64(size))

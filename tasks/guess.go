@@ -47,16 +47,24 @@ func (q *Queue) acceptGuesses(ctx context.Context, evs []event.Event) ([]bool, e
 		return nil, err
 	}
 	runs := map[string]string{} // key of a guessed delivery → event that it runs as
+	// All of evs had come before any of these runs can begin: one run stands for
+	// all that share a guess.
+	taken := map[string]string{} // guessed id → such a run
 	for j, i := range open {
-		added[i] = news[j]
+		if added[i] = news[j]; added[i] && evs[i].Guessed {
+			taken[evs[i].ID] = evs[i].ID
+		}
+	}
+	for _, i := range open {
 		if !evs[i].Guessed {
 			continue
 		}
-		run := evs[i].ID
-		if !added[i] {
+		run, ok := taken[evs[i].ID]
+		if !ok {
 			if run, err = q.again(ctx, evs[i]); err != nil {
 				return nil, err
 			}
+			taken[evs[i].ID] = run
 		}
 		runs[q.keys.got(JournalID(evs[i]))] = run
 	}
@@ -110,22 +118,36 @@ func (q *Queue) ungot(ctx context.Context, evs []event.Event) (open []int, err e
 }
 
 // again takes in a save whose guessed id is taken, and returns the id of the
-// event that it takes effect with.
+// event that it takes effect with. All twins are looked at together: whoever
+// repeats a delivery for ever must not hold up those of others.
 func (q *Queue) again(ctx context.Context, ev event.Event) (run string, err error) {
 	first := ev.ID
-	for n := range maxTwins {
-		if n > 0 {
-			ev.ID = event.NewID(ev.Source, "twin", first, strconv.Itoa(n))
+	ids := []string{first}
+	for n := 1; n < maxTwins; n++ {
+		ids = append(ids, event.NewID(ev.Source, "twin", first, strconv.Itoa(n)))
+	}
+	twins, err := q.twins(ctx, ids)
+	if err != nil {
+		return "", err
+	}
+	for n, id := range ids {
+		if n > 0 && twins[n].free {
+			ev.ID = id
 			added, err := q.accept(ctx, []event.Event{ev})
 			if err != nil {
 				return "", err
 			}
 			if added[0] {
-				return ev.ID, nil
+				return id, nil
 			}
+			now, err := q.twins(ctx, ids[n:n+1]) // somebody else was faster
+			if err != nil {
+				return "", err
+			}
+			twins[n] = now[0]
 		}
-		if waits, err := q.waits(ctx, ev.ID); waits || err != nil {
-			return ev.ID, err
+		if twins[n].waits {
+			return id, nil
 		}
 	}
 	// So many saves are a replay, or a machine's. One run after the end of this
@@ -135,23 +157,39 @@ func (q *Queue) again(ctx context.Context, ev event.Event) (run string, err erro
 	return ev.ID, err
 }
 
-// waits reports whether no worker has ever begun the event, so that it will
-// make the old content void after now. One that waits again after a failure
-// goes on with the mark that it made before.
-func (q *Queue) waits(ctx context.Context, id string) (bool, error) {
-	var state, attempts *redis.StringCmd
-	err := q.pipes.do(ctx, 2, 0, func(pipe redis.Pipeliner) {
-		state = pipe.HGet(ctx, q.keys.task(id), "state")
-		attempts = pipe.HGet(ctx, q.keys.record(id), "attempts")
+// twin is where one of the runs of a guess is.
+type twin struct {
+	// waits says that no worker has ever begun it, so that it will make the old
+	// content void after now. One that waits again after a failure goes on with
+	// the mark that it made before.
+	waits bool
+	free  bool // neither over nor in the queue, or at rest there
+}
+
+// twins looks at events with the given ids.
+func (q *Queue) twins(ctx context.Context, ids []string) ([]twin, error) {
+	var over endings
+	states, attempts := make([]*redis.StringCmd, len(ids)), make([]*redis.StringCmd, len(ids))
+	err := q.pipes.do(ctx, 3*len(ids)+1, 0, func(pipe redis.Pipeliner) {
+		over = q.endings(ctx, pipe, ids)
+		for i, id := range ids {
+			states[i] = pipe.HGet(ctx, q.keys.task(id), "state")
+			attempts[i] = pipe.HGet(ctx, q.keys.record(id), "attempts")
+		}
 	})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	for _, cmd := range []*redis.StringCmd{state, attempts} {
-		if err := answered(cmd); err != nil {
-			return false, err
+	if err := over.err(); err != nil {
+		return nil, err
+	}
+	all := make([]twin, len(ids))
+	for i := range ids {
+		if err := errors.Join(answered(states[i]), answered(attempts[i])); err != nil {
+			return nil, err
 		}
+		state, begun := states[i].Val(), attempts[i].Val() != "" && attempts[i].Val() != "0"
+		all[i] = twin{waits: state == "pending" && !begun, free: !over.of(i) && (state == "" || state == "archived")}
 	}
-	begun := attempts.Val() != "" && attempts.Val() != "0"
-	return state.Val() == "pending" && !begun, nil
+	return all, nil
 }

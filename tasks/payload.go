@@ -1,9 +1,11 @@
 package tasks
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/freshwire/freshwire/event"
@@ -35,9 +37,12 @@ func encodePayload(ev event.Event, now time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tasks: encoding event %q: %w", ev.ID, err)
 	}
-	doc, err := EncodeEvent(ev)
+	doc, payload, err := splitEvent(ev)
 	if err != nil {
 		return nil, err
+	}
+	if len(payload) > 0 {
+		doc = splice(doc, "payload", payload)
 	}
 	return splice(head, "event", doc), nil
 }
@@ -67,19 +72,66 @@ func decodePayload(id string, payload []byte) (envelope, error) {
 	return env, nil
 }
 
-// EncodeEvent returns ev as JSON, for a journal. Its payload, which is valid
-// JSON, stands in it byte for byte.
-func EncodeEvent(ev event.Event) ([]byte, error) {
-	payload := ev.Payload
-	ev.Payload = nil
-	doc, err := json.Marshal(ev)
-	if err != nil {
-		return nil, fmt.Errorf("tasks: encoding event %q: %w", ev.ID, err)
+// splitEvent returns ev without its payload as JSON, and the payload.
+func splitEvent(ev event.Event) (doc, payload []byte, err error) {
+	payload, ev.Payload = ev.Payload, nil
+	if doc, err = appendEvent(make([]byte, 0, 512), ev); err != nil {
+		err = fmt.Errorf("tasks: encoding event %q: %w", ev.ID, err)
 	}
-	if len(payload) == 0 {
-		return doc, nil
+	return doc, payload, err
+}
+
+// appendEvent writes what json.Marshal would, in a third of the time: it is
+// done for each webhook before its answer. What is rare is left to json.Marshal.
+// (BenchmarkEncodeEvent)
+func appendEvent(b []byte, ev event.Event) ([]byte, error) {
+	b = append(b, '{')
+	for _, f := range []struct {
+		name, value string
+		always      bool
+	}{
+		{"id", ev.ID, true}, {"source", ev.Source, true}, {"name", ev.Name, true}, {"type", ev.Type, true}, {"action", string(ev.Action), true},
+		{"entity", ev.Entity, false}, {"slug", ev.Slug, false}, {"previous_slug", ev.PreviousSlug, false}, {"locale", ev.Locale, false},
+		{"environment", ev.Environment, false}, {"version", ev.Version, false}, {"delivery_id", ev.DeliveryID, false}, {"replay_of", ev.ReplayOf, false},
+	} {
+		if f.value != "" || f.always {
+			b = appendText(append(append(append(b, '"'), f.name...), `":`...), f.value)
+			b = append(b, ',')
+		}
 	}
-	return splice(doc, "payload", payload), nil
+	b = append(b, `"received_at":`...)
+	if y := ev.ReceivedAt.Year(); y < 0 || y > 9999 {
+		return nil, errors.New("a time that JSON cannot hold")
+	}
+	b = append(ev.ReceivedAt.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
+	if ev.Guessed {
+		b = append(b, `,"guessed":true`...)
+	}
+	if ev.Keep != 0 {
+		b = strconv.AppendInt(append(b, `,"keep":`...), int64(ev.Keep), 10)
+	}
+	if len(ev.Tags) > 0 || ev.Purge != nil {
+		rest, err := json.Marshal(struct {
+			Tags  []string     `json:"tags,omitempty"`
+			Purge *event.Purge `json:"purge,omitempty"`
+		}{ev.Tags, ev.Purge})
+		if err != nil {
+			return nil, err
+		}
+		return append(append(b, ','), rest[1:]...), nil
+	}
+	return append(b, '}'), nil
+}
+
+// appendText appends s as a JSON string.
+func appendText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= 0x7f {
+			quoted, _ := json.Marshal(s) // of a string it cannot fail
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // splice adds a last member to a JSON object that has others. encoding/json
@@ -94,12 +146,28 @@ func splice(object []byte, name string, value []byte) []byte {
 	return append(out, '}')
 }
 
+// EncodeEvent returns ev for a journal: a line of JSON, and after it the
+// payload as it came, which nobody has to read again.
+func EncodeEvent(ev event.Event) ([]byte, error) {
+	doc, payload, err := splitEvent(ev)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 0, len(doc)+1+len(payload))
+	return append(append(append(out, doc...), '\n'), payload...), nil
+}
+
 // DecodeEvent reads what EncodeEvent wrote, also in another version of the
-// program: unknown fields are left alone. An error never gets better.
-func DecodeEvent(doc []byte) (event.Event, error) {
+// program: unknown fields are left alone. The payload is taken as it is, and
+// not copied. An error never gets better.
+func DecodeEvent(text []byte) (event.Event, error) {
+	doc, payload, _ := bytes.Cut(text, []byte("\n"))
 	var ev event.Event
 	if err := json.Unmarshal(doc, &ev); err != nil {
-		return event.Event{}, fmt.Errorf("%w: %d bytes: %v", errPoison, len(doc), err)
+		return event.Event{}, fmt.Errorf("%w: %d bytes: %v", errPoison, len(text), err)
+	}
+	if len(payload) > 0 {
+		ev.Payload = payload
 	}
 	if err := ev.Validate(); err != nil {
 		return event.Event{}, fmt.Errorf("%w: %v", errPoison, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -280,6 +281,45 @@ func TestReplayedGuessIsSpaced(t *testing.T) {
 	late := rdb.ZCard(t.Context(), q.keys.asynq("scheduled")).Val()
 	if runs != maxTwins || late < 1 || late > 2+int64(time.Since(start)/twinPause) {
 		t.Errorf("%d repeats made %d runs at once and %d later, want %d and one in %v", repeats, runs, late, maxTwins, twinPause)
+	}
+}
+
+// A journal hands deliveries on one batch after the other, with a bound of
+// time for each: one that is repeated for ever must not hold up the rest.
+func TestRepeatedGuessesCostFewRoundTrips(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	save := news(1)
+	save.Guessed = true
+	q := NewQueue(rdb, testkit.Logger(t), Config{})
+	mustEnqueue(t, q, delivered(save))
+	rdb.Set(t.Context(), q.keys.seen(save.ID), "1-0", 0) // published, and all its twins
+	for n := 1; n < maxTwins; n++ {
+		rdb.Set(t.Context(), q.keys.seen(event.NewID(save.Source, "twin", save.ID, strconv.Itoa(n))), "1-0", 0)
+	}
+	rdb.Del(t.Context(), q.keys.task(save.ID), q.keys.pending())
+
+	var saves []event.Event
+	for n := range 128 {
+		ev := delivered(save)
+		ev.ReceivedAt = ev.ReceivedAt.Add(time.Duration(n)) // each a delivery of its own
+		saves = append(saves, ev)
+	}
+	g := newGate()
+	close(g.open)
+	g.held = make(chan struct{}, 1000)
+	rdb.AddHook(g)
+	mustEnqueueAll(t, q, saves...)
+	if n := g.flights.Load(); n > 12 {
+		t.Errorf("128 repeats of one delivery took %d round trips, want a dozen", n)
+	}
+	if n := rdb.ZCard(t.Context(), q.keys.asynq("scheduled")).Val(); n != 1 {
+		t.Errorf("%d later runs for them, want one", n)
+	}
+	for _, ev := range saves {
+		if run := rdb.Get(t.Context(), q.keys.got(JournalID(ev))).Val(); run == "" {
+			t.Fatal("a delivery takes effect with no event")
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshwire/freshwire/event"
@@ -21,7 +22,8 @@ type receiver struct {
 	journal    *journal.Journal // nil: the queue alone
 	replicated bool             // also wait until a replica of Redis has it
 	log        *slog.Logger
-	guessed    recent // ids of deliveries that only equal bytes tell from a repeat
+	underWay   atomic.Int64 // deliveries
+	guessed    recent       // ids of deliveries that only equal bytes tell from a repeat
 }
 
 // newIntake opens the journal, if there is to be one.
@@ -63,12 +65,19 @@ func (r *receiver) flush(ctx context.Context) {
 }
 
 // lookupTime bounds the question whether a delivery is a repeat, which only
-// decides what the sender is told.
+// decides what the sender is told. A busy receiver does not ask: its Redis is
+// busy too, and the answer would be what everybody waits for.
 const lookupTime = 20 * time.Millisecond
+
+// busy reports whether so many deliveries are under way that answering them
+// comes before everything else.
+func (r *receiver) busy() bool { return r.underWay.Load() > 8 }
 
 // accept returns once all events of a delivery are durable. It reports of each
 // whether it is new.
 func (r *receiver) accept(ctx context.Context, evs []event.Event) (added []bool, err error) {
+	r.underWay.Add(1)
+	defer r.underWay.Add(-1)
 	if r.journal == nil {
 		if added, err = r.queue.EnqueueAll(ctx, evs); err == nil && r.replicated {
 			err = r.queue.Replicated(ctx)
@@ -105,6 +114,9 @@ func (r *receiver) accept(ctx context.Context, evs []event.Event) (added []bool,
 
 // known reports which events the queue has already, as far as it answers soon.
 func (r *receiver) known(ctx context.Context, ids []string) []bool {
+	if r.busy() {
+		return make([]bool, len(ids))
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	known, err := r.queue.Known(ctx, ids)
@@ -141,7 +153,10 @@ func (r *receiver) forward(ctx context.Context) error {
 	return r.journal.Run(ctx, journal.Sink{Deliver: r.deliver, Advance: r.queue.Advance, Over: r.queue.Over})
 }
 
+// deliver hands records on to the queue. While the receiver is busy it rests
+// for three times as long as it works: that is still the pace of a worker.
 func (r *receiver) deliver(ctx context.Context, recs []journal.Record) error {
+	begin := time.Now()
 	evs := make([]event.Event, 0, len(recs))
 	for _, rec := range recs {
 		ev, err := tasks.DecodeEvent(rec.Data)
@@ -157,5 +172,15 @@ func (r *receiver) deliver(ctx context.Context, recs []journal.Record) error {
 	if r.replicated {
 		return r.queue.Replicated(ctx)
 	}
+	if r.busy() {
+		rest := time.NewTimer(min(3*time.Since(begin), maxRest))
+		defer rest.Stop()
+		select {
+		case <-rest.C:
+		case <-ctx.Done():
+		}
+	}
 	return nil
 }
+
+const maxRest = 50 * time.Millisecond

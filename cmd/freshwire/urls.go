@@ -158,7 +158,7 @@ func (a *app) middleware(h http.Handler) http.Handler {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			control.SetReadDeadline(now.Add(bodyTime))
 		}
-		if r.URL.Path != "/api/events" {
+		if r.Method == http.MethodGet && r.URL.Path != "/api/events" { // other answers are too short to wait for a reader
 			control.SetWriteDeadline(now.Add(answerTime))
 		}
 		id := requestID(r)
