@@ -19,6 +19,10 @@ type Config struct {
 	// MaxBytes is how much may wait to be handed on. Zero means 1 GiB.
 	MaxBytes int64 `envconfig:"SPOOL_MAX_BYTES" default:"1073741824" desc:"bytes of accepted webhooks that may wait in the journal while Redis is away; above, webhooks are answered 503"`
 
+	// Rebuild is how many of the newest records a store that was emptied gets
+	// also when they are over, so that it has a history again. Zero means none.
+	Rebuild int `ignored:"true"`
+
 	// Registerer receives the metrics; nil costs nothing.
 	Registerer prometheus.Registerer `ignored:"true"`
 

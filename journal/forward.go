@@ -200,10 +200,11 @@ func (f *forwarder) read() error {
 // skips reports whether rec is left out. That is only done in a store that was
 // emptied, which is a new life: all that was cached is void, and all who
 // listen are told to fetch anew, so an event that was applied in full before
-// has nothing left to do. A store that forgot a suffix still holds what these
-// events had made void: it gets them all.
+// has nothing left to do but to be remembered, which the newest few are. A
+// store that forgot a suffix still holds what these events had made void: it
+// gets them all.
 func (f *forwarder) skips(rec *Record) bool {
-	return rec.Seq <= f.skipTo && !rec.Again && f.cur.seg.over.has(rec.Seq-f.cur.seg.first)
+	return rec.Seq+uint64(f.j.cfg.Rebuild) <= f.skipTo && !rec.Again && f.cur.seg.over.has(rec.Seq-f.cur.seg.first)
 }
 
 func (f *forwarder) handOn(ctx context.Context, recs []Record) error {

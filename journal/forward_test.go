@@ -213,6 +213,20 @@ func TestEmptiedStoreGetsEverythingButWhatIsOver(t *testing.T) {
 	})
 }
 
+func TestEmptiedStoreGetsTheNewestOfWhatIsOver(t *testing.T) {
+	cfg := small()
+	cfg.Rebuild = 2
+	within(t, cfg, func(t *testing.T, b *bubble) {
+		b.add("0", "1", "2", "3", "4")
+		b.store.apply("0", "1", "2", "3", "4")
+		b.settle(2 * time.Second)
+		b.store.took()
+		b.store.forget(1000)
+		b.settle(2 * time.Second)
+		b.wants("emptied", "3 4")
+	})
+}
+
 func TestForgottenRecordsAreNotOverAnyMore(t *testing.T) {
 	within(t, small(), func(t *testing.T, b *bubble) {
 		for i := range 4 {

@@ -17,6 +17,8 @@ func newCheckCommand() *cobra.Command {
 		Short: "Check the environment and freshwire.yaml, and print every mistake at once",
 		RunE: func(c *cobra.Command, _ []string) error {
 			env, s, err := loadAll("")
+			_, configErr := loadConfigs(env)
+			err = errors.Join(err, configErr)
 			for _, note := range append(env.notes(), s.notesOrNone()...) {
 				fmt.Fprintln(c.OutOrStdout(), "note:", note)
 			}
