@@ -164,7 +164,7 @@ func (a *app) build(addr net.Addr) error {
 	embedded := a.store.embedded != nil
 	c.Tasks.Embedded, c.Cache.Embedded = embedded, embedded
 	c.Tasks.Coalesce = a.site.rules.Coalesces() || len(a.site.targets) > 0 // calls to a target gather events, too
-	c.Journal.Registerer, c.Journal.Rebuild = a.reg, c.Tasks.RecordCap // records of events come back, too
+	c.Journal.Registerer, c.Journal.Rebuild = a.reg, c.Tasks.RecordCap     // records of events come back, too
 	c.Webhook.Metrics, c.Tasks.Registerer, c.Cache.Metrics, c.Feed.Metrics, c.SSE.Metrics, c.Read.Metrics = a.reg, a.reg, a.reg, a.reg, a.reg, a.reg
 
 	for _, route := range a.site.file.Routes { // a route's bounds hold for its fills, too
