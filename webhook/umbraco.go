@@ -51,7 +51,7 @@ var umbracoActions = map[string]event.Action{
 }
 
 // umbracoPast undoes the past tense of an alias.
-var umbracoPast = strings.NewReplacer("Published", "Publish", "Deleted", "Delete", "Saved", "Save", "Moved", "Move", "Sorted", "Sort", "RolledBack", "RollBack")
+var umbracoPast = strings.NewReplacer("ublished", "ublish", "Deleted", "Delete", "Saved", "Save", "Moved", "Move", "Sorted", "Sort", "RolledBack", "RollBack")
 
 func umbracoAction(name string) event.Action {
 	if name == "" {
@@ -81,7 +81,7 @@ func decodeUmbraco(s *Source, d Delivery, body value) (message, error) {
 	if m.batch != nil {
 		m.Locale = m.batch[0].Locale
 	}
-	if len(m.batch) == 1 {
+	if len(m.batch) == 1 && cmp.Or(m.Slug, m.batch[0].Slug) == m.batch[0].Slug {
 		m.Item, m.batch = m.batch[0], nil
 	}
 	return m, nil

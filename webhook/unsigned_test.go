@@ -69,11 +69,12 @@ func TestSendersWithoutSignaturesAreUnderstood(t *testing.T) {
 
 		{"umbraco", "Umbraco.ContentPublished", `{"Id":"u","Cultures":[]}`, Item{Event: "Umbraco.ContentPublished", Action: event.Publish, ID: "u"}},
 		{"umbraco", "Umbraco.ContentUnpublish", `{"Id":"u"}`, Item{Event: "Umbraco.ContentUnpublish", Action: event.Unpublish, ID: "u"}},
+		{"umbraco", "Umbraco.ContentUnpublished", `{"Id":"u"}`, Item{Event: "Umbraco.ContentUnpublished", Action: event.Unpublish, ID: "u"}},
 		{"umbraco", "Umbraco.ContentDeleted", `{"id":"u"}`, Item{Event: "Umbraco.ContentDeleted", Action: event.Delete, ID: "u"}},
 		{"umbraco", "Umbraco.MediaSave", `{"Id":"m","MediaType":"Image","Url":"/media/a.png","UpdateDate":"7"}`,
 			Item{Event: "Umbraco.MediaSave", Action: event.Update, ContentType: "Image", ID: "m", Version: "7"}},
 		{"umbraco", "Umbraco.MediaDelete", `{"Id":"m"}`, Item{Event: "Umbraco.MediaDelete", Action: event.Delete, ID: "m"}},
-		{"umbraco", "Umbraco.ContentPublish", `{"id":"u","contentType":"home","updateDate":"8","route":{"path":"/"},"cultures":{"da":{"path":"/da/"}}}`,
+		{"umbraco", "Umbraco.ContentPublish", `{"id":"u","contentType":"home","updateDate":"8","route":{"path":"/da/"},"cultures":{"da":{"path":"/da/"}}}`,
 			Item{Event: "Umbraco.ContentPublish", Action: event.Publish, ContentType: "home", ID: "u", Slug: "/da/", Locale: "da", Version: "8"}},
 		{"umbraco", "Umbraco.RollTheDice", `{"Id":"u"}`, Item{Event: "Umbraco.RollTheDice", Action: event.Other, ID: "u"}},
 
