@@ -212,6 +212,23 @@ func TestEventWithoutNameOrTypeStillEnters(t *testing.T) {
 	}
 }
 
+func TestDeliveryWithoutNameHasNoAction(t *testing.T) {
+	for _, cms := range []string{"sanity", "webflow", "contentstack", "storyblok", "woocommerce", "shopify", "drupal", "strapi", "umbraco", "craft"} {
+		src := source(t, usual(cms))
+		d, err := src.Sign([]byte(`{"id":1}`), "", noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if place, header, _ := strings.Cut(src.cfg.EventFrom, ":"); place == "header" {
+			d.Header.Del(header)
+		}
+		res := src.Verify(d, noon)
+		if !res.Valid() || res.Whole.Event != "" || res.Whole.Action != "" || len(res.Events) != 1 || res.Events[0].Action != event.Other {
+			t.Errorf("%s: %v, %+v, events %+v, want neither name nor action, and one event to act upon", cms, res.Err, res.Whole, res.Events)
+		}
+	}
+}
+
 func TestPingIsValidAndAsksForNothing(t *testing.T) {
 	src := source(t, SourceConfig{CMS: "generic", Scheme: "token", Secret: testSecret})
 	d, _ := src.Sign([]byte(`{"type":"ping"}`), "", noon)

@@ -194,7 +194,7 @@ func decodeContentstack(s *Source, d Delivery, body value) (message, error) {
 	data := body.object("data")
 	entity := data.object(strings.ReplaceAll(module, " ", "_"))
 	it := Item{
-		Event:       module + "." + name,
+		Event:       joinDot(module, name),
 		Action:      cmp.Or(contentstackActions[name], event.Other),
 		ContentType: cmp.Or(data.text("content_type.uid"), module),
 		ID:          entity.text("uid"),

@@ -82,7 +82,7 @@ func decodeKontent(_ *Source, _ Delivery, body value) (message, error) {
 }
 
 func kontentItem(kind, verb string) Item {
-	return Item{Event: kind + "." + verb, Action: cmp.Or(kontentActions[verb], event.Other)}
+	return Item{Event: joinDot(kind, verb), Action: cmp.Or(kontentActions[verb], event.Other)}
 }
 
 func decodeKontentLegacy(body value) (message, error) {

@@ -112,6 +112,9 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event
 	if m.batch == nil {
 		m.Item = s.cfg.Paths.over(m.Item, body)
 	}
+	if m.Event == "" && m.Action == event.Other { // no name, no action
+		m.Action = ""
+	}
 	m.deliveryID = cmp.Or(m.deliveryID, s.deliveryID(d))
 	items := splitTags(m.items())
 	payload := json.RawMessage(body.raw)

@@ -51,16 +51,13 @@ func decodeStoryblok(s *Source, d Delivery, body value) (message, error) {
 	kind := strings.TrimSuffix(strings.TrimSuffix(key, "_id"), "_slug")
 	action := body.text("action")
 	it := Item{
-		Event:       action,
+		Event:       joinDot(kind, action),
 		Action:      cmp.Or(storyblokActions[strings.TrimPrefix(action, kind+"_")], event.Other),
 		ContentType: kind,
 		ID:          body.text(key),
 		Slug:        cmp.Or(body.text("full_slug"), body.text("datasource_slug")),
 		Environment: body.text("space_id"),
 		All:         kind == "release" || kind == "branch", // merged or deployed: many stories at once, and none is named
-	}
-	if kind != "" {
-		it.Event = kind + "." + action
 	}
 	return message{Item: it}, nil
 }
