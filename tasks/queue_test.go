@@ -307,7 +307,7 @@ func TestRepeatedGuessesCostFewRoundTrips(t *testing.T) {
 	}
 	g := newGate()
 	close(g.open)
-	g.held = make(chan struct{}, 1000)
+	g.held = make(chan struct{}, 5000)
 	rdb.AddHook(g)
 	mustEnqueueAll(t, q, saves...)
 	if n := g.flights.Load(); n > 12 {
