@@ -461,6 +461,41 @@ func TestSegmentsStayUntilTheStoreCannotForgetThem(t *testing.T) {
 	})
 }
 
+func TestSegmentsStayWhileTheirRecordsWaitInTheStore(t *testing.T) {
+	within(t, small(), func(t *testing.T, b *bubble) {
+		var waiting []string // in the store, where no worker runs them
+		for i := range 20 {
+			waiting = append(waiting, fmt.Sprint("filler of a segment", i))
+		}
+		b.add(waiting...)
+		b.settle(time.Hour)
+		b.store.forget(1000)
+		b.settle(3 * time.Second)
+		for _, id := range waiting {
+			if !b.store.has()[id] {
+				t.Errorf("%q is lost", id)
+			}
+		}
+		b.store.apply(waiting[1:]...)
+		b.settle(time.Hour)
+		if n := len(b.segments); n < 5 {
+			t.Errorf("%d segments left, and the oldest record is not over", n)
+		}
+		b.store.apply(waiting[0])
+		b.settle(2 * time.Second)
+		if n := len(b.segments); n != 1 {
+			t.Errorf("%d segments left of records that are over, want the newest", n)
+		}
+	})
+	within(t, small(), func(t *testing.T, b *bubble) {
+		b.add(ids(numbered("never over", 40))...)
+		b.settle(unfinishedFor + time.Minute)
+		if n := len(b.segments); n != 1 {
+			t.Errorf("%d segments left after a day, want the newest", n)
+		}
+	})
+}
+
 func TestHandedOnSegmentsAreBoundedInBytesAndOthersAreNot(t *testing.T) {
 	cfg := small()
 	cfg.limits.keptBytes = 1000

@@ -154,7 +154,11 @@ func (f *forwarder) deliverLate(ctx context.Context) error {
 		if err != nil {
 			return f.report(ctx, "read", err)
 		}
-		if rec == nil || len(all) > 0 && bytes+recordSize(rec) > f.j.cfg.limits.batchBytes {
+		if rec == nil { // no longer readable, all of them
+			late = nil
+			break
+		}
+		if len(all) > 0 && bytes+recordSize(rec) > f.j.cfg.limits.batchBytes {
 			break
 		}
 		for len(late) > 0 && late[0] < rec.Seq { // no longer readable
@@ -306,6 +310,14 @@ func (b *bitset) clearFrom(i uint64) {
 		(*b)[i/64] &= 1<<(i%64) - 1
 		*b = (*b)[:i/64+1]
 	}
+}
+
+// count is how many numbers are in the set.
+func (b bitset) count() (n int64) {
+	for _, word := range b {
+		n += int64(bits.OnesCount64(word))
+	}
+	return n
 }
 
 // next returns the first number from i on that is in the set, or is not. There
