@@ -163,7 +163,12 @@ func EncodeEvent(ev event.Event) ([]byte, error) {
 func DecodeEvent(text []byte) (event.Event, error) {
 	doc, payload, _ := bytes.Cut(text, []byte("\n"))
 	var ev event.Event
-	if err := json.Unmarshal(doc, &ev); err != nil {
+	err := json.Unmarshal(doc, &ev)
+	if err != nil && len(payload) > 0 { // of an earlier version: all of it is JSON, and the payload in it has lines
+		payload, ev = nil, event.Event{}
+		err = json.Unmarshal(text, &ev)
+	}
+	if err != nil {
 		return event.Event{}, fmt.Errorf("%w: %d bytes: %v", errPoison, len(text), err)
 	}
 	if len(payload) > 0 {

@@ -131,6 +131,26 @@ func TestEveryFieldOfAnEventIsEncoded(t *testing.T) {
 	}
 }
 
+// Events wait in journals and kept copies while the program is replaced.
+func TestEventOfAnEarlierVersionIsRead(t *testing.T) {
+	for _, payload := range []string{``, `{"id":"1"}`, "{\n  \"id\": \"1\"\n}"} {
+		want := news(1)
+		want.Payload = json.RawMessage(payload)
+		bare := want
+		bare.Payload = nil
+		text, err := json.Marshal(bare)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if payload != "" {
+			text = splice(text, "payload", want.Payload)
+		}
+		if got, err := DecodeEvent(text); err != nil || got.ID != want.ID || string(got.Payload) != payload {
+			t.Errorf("an event with the payload %q inside = %+v, %v", payload, got, err)
+		}
+	}
+}
+
 func TestPoisonIsRefused(t *testing.T) {
 	good, err := EncodeEvent(news(1))
 	if err != nil {
