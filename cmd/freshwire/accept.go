@@ -153,8 +153,9 @@ func (r *receiver) forward(ctx context.Context) error {
 	return r.journal.Run(ctx, journal.Sink{Deliver: r.deliver, Advance: r.queue.Advance, Over: r.queue.Over})
 }
 
-// deliver hands records on to the queue. While the receiver is busy it rests
-// for three times as long as it works: that is still the pace of a worker.
+// deliver hands records on to the queue. Of a backlog it rests between batches
+// while there are deliveries to answer: three times as long as it works when
+// the receiver is busy, which is still the pace of a worker.
 func (r *receiver) deliver(ctx context.Context, recs []journal.Record) error {
 	begin := time.Now()
 	evs := make([]event.Event, 0, len(recs))
@@ -172,15 +173,30 @@ func (r *receiver) deliver(ctx context.Context, recs []journal.Record) error {
 	if r.replicated {
 		return r.queue.Replicated(ctx)
 	}
-	if r.busy() {
-		rest := time.NewTimer(min(3*time.Since(begin), maxRest))
-		defer rest.Stop()
+	share := time.Duration(0)
+	switch {
+	case r.busy():
+		share = 3
+	case len(recs) > backlog && r.underWay.Load() > 0:
+		share = 1
+	}
+	return rest(ctx, min(share*time.Since(begin), maxRest))
+}
+
+const (
+	backlog = 64 // records in a batch; more have waited
+	maxRest = 50 * time.Millisecond
+)
+
+// rest returns after d, or when ctx ends. What was delivered is delivered.
+func rest(ctx context.Context, d time.Duration) error {
+	if d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
 		select {
-		case <-rest.C:
+		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}
 	return nil
 }
-
-const maxRest = 50 * time.Millisecond

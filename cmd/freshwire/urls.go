@@ -27,6 +27,13 @@ func (a *app) urls() (http.Handler, error) {
 	})
 	operator := func(method, path string, h http.Handler) { r.Handle(path, a.guard.Protect(only(method, h))) }
 
+	if a.roles.web {
+		// a CMS: one delivery, answered 200 once it is durable; a repeat is 200 too.
+		// First of all: the router tries one route after the other.
+		a.hooks = webhook.NewHandler(a.site.sources, a.intake.accept, a.log, a.configs.Webhook)
+		r.Handle("/webhooks/{source}", a.hooks)
+		r.Handle("/api/webhooks/cms", a.hooks.Source("cms"))
+	}
 	// orchestrators: is the process alive, is it ready for work.
 	r.HandleFunc("/healthz", admin.Alive)
 	r.Handle("/readyz", admin.NewReadyHandler(a.checks()...))
@@ -41,10 +48,6 @@ func (a *app) urls() (http.Handler, error) {
 		return a.middleware(r), nil
 	}
 
-	a.hooks = webhook.NewHandler(a.site.sources, a.intake.accept, a.log, a.configs.Webhook)
-	// a CMS: one delivery, answered 200 once it is durable; a repeat is 200 too.
-	r.Handle("/webhooks/{source}", a.hooks)
-	r.Handle("/api/webhooks/cms", a.hooks.Source("cms"))
 	// a deploy hook, an editor's button.
 	r.Handle("/api/revalidate", read.NewRevalidate(a.env.RevalidationSecret, a.revalidate, a.log, a.reg))
 
