@@ -307,6 +307,7 @@ func (f *forwarder) forgotten(found uint64) error {
 	}
 	f.skipTo = 0
 	f.over.clear(f.j, found)
+	f.saveOver() // before the store can be emptied, too: what it forgot is not over any more
 	f.j.log.Warn("store forgot records; they are sent again", "found", found, "seq", before, "records", records)
 	return nil
 }

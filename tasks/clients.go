@@ -26,12 +26,13 @@ import (
 // own task and call it a conflict, a repeated dequeue would lose one.
 
 // IngestOptions sets o up for NewQueue: every command has failed or succeeded
-// within about half a second, or earlier when its context ends.
+// within about half a second, or earlier when its context ends. Only sending
+// may take longer: the largest bodies need that on a slow line.
 func IngestOptions(o *redis.UniversalOptions) {
 	noRepeats(o)
 	o.DialTimeout = 250 * time.Millisecond
 	o.ReadTimeout = 500 * time.Millisecond
-	o.WriteTimeout = 500 * time.Millisecond
+	o.WriteTimeout = 3 * time.Second
 	o.PoolTimeout = 500 * time.Millisecond
 	o.ContextTimeoutEnabled = true
 }

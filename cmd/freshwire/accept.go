@@ -22,8 +22,9 @@ type receiver struct {
 	journal    *journal.Journal // nil: the queue alone
 	replicated bool             // also wait until a replica of Redis has it
 	log        *slog.Logger
-	underWay   atomic.Int64 // deliveries
-	guessed    recent       // ids of deliveries that only equal bytes tell from a repeat
+	underWay   atomic.Int64  // deliveries
+	worked     time.Duration // by the last call of deliver; its own
+	guessed    recent        // ids of deliveries that only equal bytes tell from a repeat
 }
 
 // newIntake opens the journal, if there is to be one.
@@ -155,17 +156,24 @@ func (r *receiver) forward(ctx context.Context) error {
 
 // deliver hands records on to the queue. Of a backlog it rests between batches
 // while there are deliveries to answer: three times as long as it works when
-// the receiver is busy, which is still the pace of a worker.
+// the receiver is busy, which is still the pace of a worker. It rests before
+// it delivers: afterwards the journal's mark has to move at once.
 func (r *receiver) deliver(ctx context.Context, recs []journal.Record) error {
+	if err := r.rest(ctx, len(recs) > backlog); err != nil {
+		return err
+	}
 	begin := time.Now()
-	evs := make([]event.Event, 0, len(recs))
-	for _, rec := range recs {
-		ev, err := tasks.DecodeEvent(rec.Data)
-		if err != nil { // written by a newer version, or damaged where no checksum looks
-			r.log.ErrorContext(ctx, "journal record cannot be read", "seq", rec.Seq, "event_id", rec.ID, "err", err)
-			continue
+	defer func() { r.worked = time.Since(begin) }()
+	evs := make([]event.Event, len(recs))
+	for i, rec := range recs {
+		var err error
+		if evs[i], err = tasks.DecodeEvent(rec.Data); err != nil {
+			// A newer version may have written it, before it was taken back. What it
+			// says is acknowledged, and too much is safe where too little is not.
+			r.log.ErrorContext(ctx, "journal record cannot be read; everything is purged instead", "seq", rec.Seq, "event_id", rec.ID, "err", err)
+			evs[i] = event.Event{ID: rec.ID, Source: unreadableSource, Name: "unreadable", Type: "unreadable",
+				Action: event.Invalidate, ReceivedAt: rec.At, Purge: &event.Purge{All: true}}
 		}
-		evs = append(evs, ev)
 	}
 	if _, err := r.queue.EnqueueAll(ctx, evs); err != nil {
 		return err
@@ -173,30 +181,36 @@ func (r *receiver) deliver(ctx context.Context, recs []journal.Record) error {
 	if r.replicated {
 		return r.queue.Replicated(ctx)
 	}
-	share := time.Duration(0)
+	return nil
+}
+
+// unreadableSource is the source of events that stand for records which cannot
+// be read. No source of the config file can have this name: it holds a blank.
+const unreadableSource = "journal record"
+
+// rest pauses, in proportion to the last delivery's work.
+func (r *receiver) rest(ctx context.Context, late bool) error {
+	var share time.Duration
 	switch {
 	case r.busy():
 		share = 3
-	case len(recs) > backlog && r.underWay.Load() > 0:
+	case late && r.underWay.Load() > 0:
 		share = 1
 	}
-	return rest(ctx, min(share*time.Since(begin), maxRest))
+	if share == 0 {
+		return nil
+	}
+	timer := time.NewTimer(min(share*r.worked, maxRest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 const (
 	backlog = 64 // records in a batch; more have waited
 	maxRest = 50 * time.Millisecond
 )
-
-// rest returns after d, or when ctx ends. What was delivered is delivered.
-func rest(ctx context.Context, d time.Duration) error {
-	if d > 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-	}
-	return nil
-}
