@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -34,7 +35,16 @@ type spooled struct {
 	log              *appliedLog
 }
 
-func startSpooled(t *testing.T, env ...string) *spooled {
+func startSpooled(t *testing.T, redisArgs ...string) *spooled {
+	t.Helper()
+	server := testkit.StartServer(t, redisArgs...)
+	s := startSpooledOn(t, server.URL(), server.Client(t))
+	s.redis = server
+	return s
+}
+
+// startSpooledOn starts the three roles on the Redis at url, which rdb reaches, too.
+func startSpooledOn(t *testing.T, url string, rdb *redis.Client) *spooled {
 	t.Helper()
 	config := configFile(t, fmt.Sprintf(`
 sources:
@@ -45,9 +55,8 @@ rules:
     channels: ["post"]
     fields: { n: payload.data.n }
 `, secret))
-	s := &spooled{redis: testkit.StartServer(t), spool: filepath.Join(t.TempDir(), "spool")}
-	s.log = newAppliedLog(s.redis.Client(t))
-	env = append([]string{"REDIS_URL=" + s.redis.URL(), "FRESHWIRE_CONFIG=" + config, "LOG_LEVEL=info", "FRESHWIRE_ADMIN_TOKEN=" + adminToken}, env...)
+	s := &spooled{spool: filepath.Join(t.TempDir(), "spool"), log: newAppliedLog(rdb)}
+	env := []string{"REDIS_URL=" + url, "FRESHWIRE_CONFIG=" + config, "LOG_LEVEL=error", "FRESHWIRE_ADMIN_TOKEN=" + adminToken}
 	s.web = start(t, "web", append(env, "FRESHWIRE_SPOOL_DIR="+s.spool)...)
 	s.worker = start(t, "worker", env...)
 	s.sse = start(t, "sse", env...)
@@ -179,11 +188,143 @@ func (s *spooled) settled(acked []atomic.Bool, patience time.Duration) []int {
 // one that was answered 200 must reach the subscriber, and within one life of
 // the store none may be applied twice.
 func TestNothingAcknowledgedIsLostWhenRedisForgets(t *testing.T) {
-	deliveries, kills := fromEnv(t, "FRESHWIRE_TORTURE_DELIVERIES", 3_000), fromEnv(t, "FRESHWIRE_TORTURE_KILLS", 4)
 	s := startSpooled(t)
+	s.endure(t, fromEnv(t, "FRESHWIRE_TORTURE_DELIVERIES", 3_000), fromEnv(t, "FRESHWIRE_TORTURE_KILLS", 4), func(n int) {
+		if n%2 == 0 {
+			s.redis.Kill()
+			s.redis.Start(t)
+		} else {
+			s.web.kill()
+			s.web.run(t)
+		}
+	})
+}
+
+// TestNothingAcknowledgedIsLostWhenRedisRemembers does the same to a Redis that
+// keeps nearly everything, and kills workers, too.
+func TestNothingAcknowledgedIsLostWhenRedisRemembers(t *testing.T) {
+	s := startSpooled(t, "--appendonly", "yes", "--appendfsync", "everysec")
+	s.endure(t, 1_500, 3, func(n int) {
+		switch n % 3 {
+		case 0:
+			s.redis.Kill()
+			s.redis.Start(t)
+		case 1:
+			s.web.kill()
+			s.web.run(t)
+		case 2:
+			s.worker.kill()
+			s.worker.run(t)
+		}
+	})
+}
+
+// TestNothingAcknowledgedIsLostWhenAReplicaThatLagsTakesOver fails over to a
+// replica that had stopped listening a moment before.
+func TestNothingAcknowledgedIsLostWhenAReplicaThatLagsTakesOver(t *testing.T) {
+	master := testkit.StartServer(t)
+	door := newDoor(t, master.Addr)
+	rdb := redis.NewClient(&redis.Options{Addr: door.addr})
+	t.Cleanup(func() { rdb.Close() })
+	follow := func() *testkit.Server {
+		host, port, _ := strings.Cut(master.Addr, ":")
+		replica := testkit.StartServer(t, "--replicaof", host+" "+port)
+		testkit.Until(t, "the replica follows", func() bool {
+			info, _ := replica.Client(t).Info(t.Context(), "replication").Result()
+			return strings.Contains(info, "master_link_status:up")
+		})
+		return replica
+	}
+	replica := follow()
+	s := startSpooledOn(t, "redis://"+door.addr, rdb)
+	s.endure(t, 2_000, 2, func(int) {
+		replica.Signal(syscall.SIGSTOP)
+		time.Sleep(150 * time.Millisecond) // what comes now is lost with the master
+		master.Kill()
+		replica.Signal(syscall.SIGCONT)
+		if err := replica.Client(t).Do(t.Context(), "replicaof", "no", "one").Err(); err != nil {
+			t.Error(err)
+		}
+		master = replica
+		door.lead(master.Addr)
+		replica = follow()
+	})
+}
+
+// door passes connections on to a server that may change.
+type door struct {
+	addr string
+
+	mu    sync.Mutex
+	to    string
+	conns map[net.Conn]bool
+}
+
+func newDoor(t *testing.T, to string) *door {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &door{addr: l.Addr().String(), to: to, conns: map[net.Conn]bool{}}
+	t.Cleanup(func() { l.Close(); d.lead("") })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go d.pass(conn)
+		}
+	}()
+	return d
+}
+
+// lead ends all connections and leads new ones to another server.
+func (d *door) lead(to string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.to = to
+	for conn := range d.conns {
+		conn.Close()
+	}
+	clear(d.conns)
+}
+
+func (d *door) pass(in net.Conn) {
+	defer in.Close()
+	d.mu.Lock()
+	to := d.to
+	d.mu.Unlock()
+	out, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	d.mu.Lock()
+	current := d.to == to
+	if current {
+		d.conns[in], d.conns[out] = true, true
+	}
+	d.mu.Unlock()
+	if !current {
+		return
+	}
+	go func() {
+		defer in.Close()
+		io.Copy(in, out)
+	}()
+	io.Copy(out, in)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.conns, in)
+	delete(d.conns, out)
+}
+
+// endure sends deliveries, makes so many faults meanwhile, and judges.
+func (s *spooled) endure(t *testing.T, deliveries, faults int, fault func(n int)) {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-
 	acked := make([]atomic.Bool, deliveries)
 	var done, tries atomic.Int64
 	progress := make(chan struct{}, 1)
@@ -224,39 +365,36 @@ func TestNothingAcknowledgedIsLostWhenRedisForgets(t *testing.T) {
 		}
 	}()
 	start := time.Now()
-	killed := 0
+	made := 0
 	for int(done.Load()) < deliveries {
 		<-progress
-		if killed == kills || int(done.Load()) < (killed+1)*deliveries/(kills+1) {
+		if made == faults || int(done.Load()) < (made+1)*deliveries/(faults+1) {
 			continue
 		}
-		if killed%2 == 0 {
-			s.redis.Kill()
-			s.redis.Start(t)
-		} else {
-			s.web.kill()
-			s.web.run(t)
-		}
-		killed++
+		fault(made)
+		made++
 	}
 	senders.Wait()
 	took := time.Since(start)
+	for ; made < faults; made++ { // also when nothing comes any more
+		fault(made)
+	}
 	s.web.awaitReady(t)
 	missing := s.settled(acked, time.Minute+time.Duration(deliveries)*5*time.Millisecond)
 	ids, doubledInLog := s.logIDs(t)
 
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
-	fmt.Printf("%s: %d deliveries acknowledged in %v (%d sent), %d kills of Redis and receiver; %d lost, %d applied twice; %d lives of the store, %d told again in a later one; %d in the last log, %d of them doubled\n",
-		t.Name(), deliveries, took.Round(time.Second), tries.Load(), killed, len(missing), s.log.doubled, s.log.lives+1, s.log.again, ids, doubledInLog)
+	fmt.Printf("%s: %d deliveries acknowledged in %v (%d sent), %d faults; %d lost, %d applied twice; %d lives of the store, %d told again in a later one; %d in the last log, %d of them doubled\n",
+		t.Name(), deliveries, took.Round(time.Second), tries.Load(), made, len(missing), s.log.doubled, s.log.lives+1, s.log.again, ids, doubledInLog)
 	if len(missing) > 0 {
 		t.Errorf("%d acknowledged deliveries were never applied, such as %v", len(missing), missing[:min(10, len(missing))])
 	}
 	if s.log.doubled > 0 || doubledInLog > 0 {
 		t.Errorf("%d applied twice as told, %d in the log", s.log.doubled, doubledInLog)
 	}
-	if killed != kills {
-		t.Errorf("%d kills, want %d", killed, kills)
+	if made != faults {
+		t.Errorf("%d faults, want %d", made, faults)
 	}
 }
 
