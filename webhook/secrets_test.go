@@ -228,8 +228,8 @@ func TestSecretsRotatedUnderLoadRefuseNothing(t *testing.T) {
 		h.Replace([]*Source{accept(secretOf(n+1), secretOf(n))})
 		sender.Store(accept(secretOf(n + 1)))
 		underway.Lock() // deliveries made with the old secret are answered
-		underway.Unlock()
 		h.Replace([]*Source{accept(secretOf(n + 1))})
+		underway.Unlock()
 		testkit.Until(t, "deliveries between two rotations", func() bool { return sent.Load() > before+8 })
 	}
 	close(done)
