@@ -39,6 +39,7 @@ func TestPromisesHoldOnEachStore(t *testing.T) {
 		{"marks of nodes that are gone are dropped", marksOfNodesThatAreGoneAreDropped},
 		{"replay of a published event is published again under a new id", replayOfAPublishedEventIsPublishedAgainUnderANewID},
 		{"replay of a failed event runs it on", replayOfAFailedEventRunsItOn},
+		{"pages of all locales are purged by an id alone", pagesOfAllLocalesArePurgedByAnIDAlone},
 	}
 	for _, p := range promises {
 		t.Run("standalone/"+p.name, func(t *testing.T) {

@@ -37,6 +37,10 @@ type run struct {
 	plan    rules.Plan
 	mark    remembered
 
+	unnamed   string // the type as told, where another was recalled
+	pages     []Page // that the event may be about, besides its own
+	forgotten bool   // there were more of them
+
 	others []*run // that this run stands for, oldest first; this one is the newest
 	arrive func() // tells the coalescer that the targets are next; nil outside of a group
 }
@@ -140,7 +144,7 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	r.begin("plan")
-	r.plan = r.w.steps.Plan(r.ev)
+	r.plan = r.planAll()
 	r.planned()
 	r.end("planned")
 	if len(r.plan.Rules) == 0 && r.ev.Purge == nil {
