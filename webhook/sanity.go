@@ -101,6 +101,7 @@ func decodeSanity(s *Source, d Delivery, body value) (message, error) {
 	it.ContentType = cmp.Or(body.text("_type"), body.text("type"))
 	it.Slug = cmp.Or(body.text("slug.current"), body.text("slug"))
 	it.Locale = cmp.Or(body.text("language"), body.text("locale"))
+	it.All = it.Action == event.Delete && cmp.Or(it.ContentType, body.text(s.cfg.Paths.Type)) == "" // of an unknown id
 	if it.Action != event.Delete {
 		it.Version = cmp.Or(body.text("_updatedAt"), body.text("_rev")) // in every query's result; the time tells older from newer
 	}

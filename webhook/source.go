@@ -126,7 +126,7 @@ func (s *Source) read(d Delivery, sentAt, now time.Time) (message, []event.Event
 	}
 	if len(items) > maxEvents || len(items) > 1 && payloadBytes(items, payload) > maxMaxBody {
 		whole := m.Item
-		whole.Tags, whole.All, whole.payload = nil, true, nil
+		whole.ID, whole.Tags, whole.All, whole.payload = "", nil, true, nil // not only the first of them
 		items = []Item{whole}
 	}
 	base := event.Event{Source: s.name, DeliveryID: m.deliveryID, Payload: payload, ReceivedAt: now.UTC(), Keep: s.cfg.Keep}

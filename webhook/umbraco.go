@@ -14,7 +14,9 @@ import (
 //	{"Id":"c192…","Cultures":[{"Culture":"en-US"}]}                                                              Minimal
 //
 // Version 14 began its property names with small letters; both are read.
-// Content in several cultures becomes an item each.
+// Content in several cultures becomes an item each. Of what is unpublished or
+// deleted any payload may tell the id alone: that means everything, unless
+// earlier events told what has this id.
 var umbracoCMS = &cms{
 	name:   "umbraco",
 	scheme: "token",
@@ -65,13 +67,14 @@ func decodeUmbraco(s *Source, d Delivery, body value) (message, error) {
 	m := message{Item: Item{
 		Event:       name,
 		Action:      umbracoAction(name),
-		ContentType: cmp.Or(body.eitherCase("ContentType"), body.eitherCase("MediaType")),
+		ContentType: cmp.Or(body.text(s.cfg.Paths.Type), body.eitherCase("ContentType"), body.eitherCase("MediaType")),
 		ID:          body.eitherCase("Id"),
 		Slug:        body.eitherCase("Route.Path"),
 	}}
 	if shows(m.Action) {
 		m.Version = body.eitherCase("UpdateDate") // updateDate of the Delivery API
 	}
+	m.All = m.ContentType == "" && takesAway(m.Action)
 	cultures := umbracoCultures(body)
 	for _, c := range cultures[:min(len(cultures), maxEvents+1)] { // more stand for everything
 		it := m.Item
@@ -85,6 +88,11 @@ func decodeUmbraco(s *Source, d Delivery, body value) (message, error) {
 		m.Item, m.batch = m.batch[0], nil
 	}
 	return m, nil
+}
+
+// takesAway reports whether readers no longer find the entity afterwards.
+func takesAway(a event.Action) bool {
+	return a == event.Unpublish || a == event.Delete || a == event.Archive
 }
 
 type culture struct{ name, path string }

@@ -1,8 +1,10 @@
 package webhook
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/freshwire/freshwire/event"
@@ -68,12 +70,12 @@ func TestSendersWithoutSignaturesAreUnderstood(t *testing.T) {
 			Item{Event: "files.upload", Action: event.Create, ContentType: "directus_files", ID: "f"}},
 
 		{"umbraco", "Umbraco.ContentPublished", `{"Id":"u","Cultures":[]}`, Item{Event: "Umbraco.ContentPublished", Action: event.Publish, ID: "u"}},
-		{"umbraco", "Umbraco.ContentUnpublish", `{"Id":"u"}`, Item{Event: "Umbraco.ContentUnpublish", Action: event.Unpublish, ID: "u"}},
-		{"umbraco", "Umbraco.ContentUnpublished", `{"Id":"u"}`, Item{Event: "Umbraco.ContentUnpublished", Action: event.Unpublish, ID: "u"}},
-		{"umbraco", "Umbraco.ContentDeleted", `{"id":"u"}`, Item{Event: "Umbraco.ContentDeleted", Action: event.Delete, ID: "u"}},
+		{"umbraco", "Umbraco.ContentUnpublish", `{"Id":"u"}`, Item{Event: "Umbraco.ContentUnpublish", Action: event.Unpublish, ID: "u", All: true}},
+		{"umbraco", "Umbraco.ContentUnpublished", `{"Id":"u"}`, Item{Event: "Umbraco.ContentUnpublished", Action: event.Unpublish, ID: "u", All: true}},
+		{"umbraco", "Umbraco.ContentDeleted", `{"id":"u"}`, Item{Event: "Umbraco.ContentDeleted", Action: event.Delete, ID: "u", All: true}},
 		{"umbraco", "Umbraco.MediaSave", `{"Id":"m","MediaType":"Image","Url":"/media/a.png","UpdateDate":"7"}`,
 			Item{Event: "Umbraco.MediaSave", Action: event.Update, ContentType: "Image", ID: "m", Version: "7"}},
-		{"umbraco", "Umbraco.MediaDelete", `{"Id":"m"}`, Item{Event: "Umbraco.MediaDelete", Action: event.Delete, ID: "m"}},
+		{"umbraco", "Umbraco.MediaDelete", `{"Id":"m"}`, Item{Event: "Umbraco.MediaDelete", Action: event.Delete, ID: "m", All: true}},
 		{"umbraco", "Umbraco.ContentPublish", `{"id":"u","contentType":"home","updateDate":"8","route":{"path":"/da/"},"cultures":{"da":{"path":"/da/"}}}`,
 			Item{Event: "Umbraco.ContentPublish", Action: event.Publish, ContentType: "home", ID: "u", Slug: "/da/", Locale: "da", Version: "8"}},
 		{"umbraco", "Umbraco.RollTheDice", `{"Id":"u"}`, Item{Event: "Umbraco.RollTheDice", Action: event.Other, ID: "u"}},
@@ -143,6 +145,35 @@ func TestOneDeliveryOfManyEntitiesIsAnEventEach(t *testing.T) {
 		}
 		if !slices.Equal(got, tc.ids) || len(seen) != len(tc.ids) {
 			t.Errorf("%s: %s: events of %q, want %q, each with an id of its own", tc.cms, tc.body, got, tc.ids)
+		}
+	}
+}
+
+// The memory tells what an id means that comes alone; one that stands for many
+// would be taken for the first of them.
+func TestDeliveryThatMeansEverythingNamesOnlyAnIDThatItIsAbout(t *testing.T) {
+	cultures := strings.Repeat(`{"Culture":"en"},`, maxEvents) + `{"Culture":"da"}`
+	ids := strings.Repeat(`"x",`, 10)
+	for i := range maxEvents {
+		ids += fmt.Sprintf(`"%d",`, i)
+	}
+	for _, tc := range []struct {
+		cms, event, body, entity string
+		all                      bool
+	}{
+		{"umbraco", "Umbraco.ContentUnpublish", `{"Id":"u"}`, "u", true},
+		{"umbraco", "Umbraco.ContentUnpublish", `{"Id":"u","Cultures":[{"Culture":"en"}]}`, "u", true},
+		{"umbraco", "Umbraco.ContentUnpublish", `{"Id":"u","ContentType":"home"}`, "u", false},
+		{"umbraco", "Umbraco.ContentPublish", `{"Id":"u"}`, "u", false},
+		{"umbraco", "Umbraco.ContentUnpublish", `{"Id":"u","Cultures":[` + cultures + `]}`, "", true},
+		{"sanity", "delete", `{"_id":"s"}`, "s", true},
+		{"sanity", "delete", `{"_id":"s","_type":"post"}`, "s", false},
+		{"sanity", "update", `{"_id":"s"}`, "s", false},
+		{"sanity", "delete", `{"ids":{"deleted":[` + ids + `"y"]}}`, "", true},
+	} {
+		res := understood(t, tc.cms, tc.event, tc.body)
+		if len(res.Events) != 1 || res.Events[0].Entity != tc.entity || (res.Events[0].Purge != nil) != tc.all {
+			t.Errorf("%s %s %.60s: %d events, the first %+v, want one of %q, everything: %v", tc.cms, tc.event, tc.body, len(res.Events), res.Events, tc.entity, tc.all)
 		}
 	}
 }
