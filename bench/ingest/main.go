@@ -1,14 +1,13 @@
 // Command ingest measures how fast webhooks are acknowledged, ours beside two
 // references, in one run on servers that it starts itself on loopback:
 //
-//		go run ./bench/ingest
+//	go run ./bench/ingest
 //
-//	  - bare: a net/http handler that reads the body, verifies the same HMAC and
-//	    answers. It keeps nothing.
-//	  - asynq: the same, and one Asynq enqueue a request, on a Redis that syncs
-//	    every write to disk (appendfsync always): the usual way to be durable.
-//	  - freshwire: `freshwire web` with its journal, beside a Redis without
-//	    persistence: acknowledged once the journal is synced to disk.
+// The bare one is a net/http handler that reads the body, verifies the same
+// HMAC and answers; it keeps nothing. The other also enqueues each delivery
+// with Asynq, on a Redis that syncs every write to disk (appendfsync always):
+// the usual way to be durable. Ours is `freshwire web` with its journal, beside
+// a Redis without persistence.
 //
 // Each caller keeps one connection and sends its next delivery when the last
 // one is answered; bodies of 1 KiB, each with an id and a signature of its own.
