@@ -23,6 +23,7 @@ type receiver struct {
 	replicated bool             // also wait until a replica of Redis has it
 	log        *slog.Logger
 	underWay   atomic.Int64  // deliveries
+	latest     atomic.Int64  // when one came in, unix ns
 	worked     time.Duration // by the last call of deliver; its own
 	guessed    recent        // ids of deliveries that only equal bytes tell from a repeat
 }
@@ -79,6 +80,7 @@ func (r *receiver) busy() bool { return r.underWay.Load() > 8 }
 func (r *receiver) accept(ctx context.Context, evs []event.Event) (added []bool, err error) {
 	r.underWay.Add(1)
 	defer r.underWay.Add(-1)
+	r.latest.Store(evs[0].ReceivedAt.UnixNano())
 	if r.journal == nil {
 		if added, err = r.queue.EnqueueAll(ctx, evs); err == nil && r.replicated {
 			err = r.queue.Replicated(ctx)
@@ -154,10 +156,10 @@ func (r *receiver) forward(ctx context.Context) error {
 	return r.journal.Run(ctx, journal.Sink{Deliver: r.deliver, Advance: r.queue.Advance, Over: r.queue.Over})
 }
 
-// deliver hands records on to the queue. Of a backlog it rests between batches
-// while there are deliveries to answer: three times as long as it works when
-// the receiver is busy, which is still the pace of a worker. It rests before
-// it delivers: afterwards the journal's mark has to move at once.
+// deliver hands records on to the queue. While there are many deliveries to
+// answer, or some and a backlog, it rests three times as long as it works: that
+// is still the pace of a worker. It rests before it delivers: afterwards the
+// journal's mark has to move at once.
 func (r *receiver) deliver(ctx context.Context, recs []journal.Record) error {
 	if err := r.rest(ctx, len(recs) > backlog); err != nil {
 		return err
@@ -190,17 +192,11 @@ const unreadableSource = "journal record"
 
 // rest pauses, in proportion to the last delivery's work.
 func (r *receiver) rest(ctx context.Context, late bool) error {
-	var share time.Duration
-	switch {
-	case r.busy():
-		share = 3
-	case late && r.underWay.Load() > 0:
-		share = 1
-	}
-	if share == 0 {
+	sinceLast := time.Since(time.Unix(0, r.latest.Load()))
+	if !r.busy() && !(late && sinceLast < 100*time.Millisecond) {
 		return nil
 	}
-	timer := time.NewTimer(min(share*r.worked, maxRest))
+	timer := time.NewTimer(min(3*r.worked, maxRest))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
