@@ -40,6 +40,7 @@ func (a *app) newIntake() (*receiver, error) {
 		defer func() { a.closers = append(a.closers, func() error { return os.RemoveAll(dir) }) }() // after the journal is closed
 	}
 	if dir == "" {
+		a.log.Info("no journal: webhooks are answered 503 while Redis is away; FRESHWIRE_SPOOL_DIR names a directory for one")
 		return r, nil
 	}
 	var err error
@@ -192,8 +193,8 @@ const unreadableSource = "journal record"
 
 // rest pauses, in proportion to the last delivery's work.
 func (r *receiver) rest(ctx context.Context, late bool) error {
-	sinceLast := time.Since(time.Unix(0, r.latest.Load()))
-	if !r.busy() && !(late && sinceLast < 100*time.Millisecond) {
+	answering := r.busy() || late && time.Since(time.Unix(0, r.latest.Load())) < 100*time.Millisecond
+	if !answering || r.replicated { // then answers wait for this
 		return nil
 	}
 	timer := time.NewTimer(min(3*r.worked, maxRest))

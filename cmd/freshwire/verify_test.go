@@ -166,6 +166,8 @@ func TestVerifyRefusesAConfigThatFreshwireWouldRefuse(t *testing.T) {
 		`{"secret":1}`: "config.secret: expected text",
 		`[]`:           "config is not an object",
 		`{"secret":"${HOME}x0123456789abcde\u0026\ud83d\ude00"}`: "", // stands for itself
+		`{"secret":""}`: "", // never verifies
+		`{"secret":"another 0123456789abcdef","tolerance_seconds":60}`: "", // no time is signed; captures carry it all the same
 	} {
 		request := strings.Replace(tokenRequest, `{"secret":"0123456789abcdef"}`, config, 1)
 		out, _ := command(t, request, "verify", "--json", "-")
