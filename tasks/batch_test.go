@@ -29,6 +29,7 @@ func TestPromisesHoldOnEachStore(t *testing.T) {
 		{"batch is taken in in its order", batchIsTakenInInItsOrder},
 		{"same batch five times in parallel takes effect once", sameBatchFiveTimesInParallelTakesEffectOnce},
 		{"archived events of a batch run again", archivedEventsOfABatchRunAgain},
+		{"a task that no archive holds runs again", taskThatNoArchiveHoldsRunsAgain},
 		{"forgotten scripts are taught again", forgottenScriptsAreTaughtAgain},
 		{"large payloads fit into a batch", largePayloadsFitIntoABatch},
 		{"queue refuses above its cap", queueRefusesAboveItsCap},
@@ -171,6 +172,22 @@ func archivedEventsOfABatchRunAgain(t *testing.T, rdb redis.UniversalClient, cfg
 	}
 	if n := rdb.LLen(ctx, q.keys.pending()).Val(); n != 3 {
 		t.Errorf("%d tasks wait, want 3", n)
+	}
+}
+
+// A Redis that evicts keys may take the archive and leave its tasks.
+func taskThatNoArchiveHoldsRunsAgain(t *testing.T, rdb redis.UniversalClient, cfg Config) {
+	q := NewQueue(rdb, testkit.Logger(t), cfg)
+	mustEnqueueAll(t, q, news(0))
+	if err := q.inspect.ArchiveTask(cfg.Namespace, news(0).ID); err != nil {
+		t.Fatal(err)
+	}
+	rdb.Del(t.Context(), q.keys.archived())
+	if added := mustEnqueueAll(t, q, news(0), news(1)); !added[0] || !added[1] {
+		t.Errorf("added = %v, want both: the first had failed", added)
+	}
+	if n := rdb.LLen(t.Context(), q.keys.pending()).Val(); n != 2 {
+		t.Errorf("%d tasks wait, want 2", n)
 	}
 }
 

@@ -255,6 +255,9 @@ func (q *Queue) resolve(ctx context.Context, evs []event.Event, held []int, adde
 		switch states[j].Val() {
 		case "archived":
 			if added[i] = q.revive(evs[i].ID); !added[i] {
+				if err := q.bury(ctx, evs[i].ID); err != nil {
+					return nil, err
+				}
 				vanished = append(vanished, i)
 			}
 		case "":
@@ -262,6 +265,21 @@ func (q *Queue) resolve(ctx context.Context, evs []event.Event, held []int, adde
 		}
 	}
 	return vanished, nil
+}
+
+// bury removes a task that calls itself archived and is in no archive, as a
+// Redis that evicts keys leaves it: it holds its id, and can never run again.
+func (q *Queue) bury(ctx context.Context, id string) error {
+	tx := q.rdb.TxPipeline()
+	place := tx.ZScore(ctx, q.keys.archived(), id)
+	state := tx.HGet(ctx, q.keys.task(id), "state")
+	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return err
+	}
+	if errors.Is(place.Err(), redis.Nil) && state.Val() == "archived" {
+		return q.rdb.Del(ctx, q.keys.task(id)).Err()
+	}
+	return nil
 }
 
 // revive runs an archived task again. It reports false when there is none, be
