@@ -35,7 +35,12 @@ func troubled(t *testing.T, seed uint64, wrap func(Sink) Sink) (err error) {
 		applied := map[string]bool{} // over when the store was emptied
 		var acked []string
 		for life := range 4 {
-			j, oerr := open(disk, quiet, small())
+			cfg := small()
+			// As the program sets it: more than there is. Without it about one run in
+			// 4,000 loses a record that was over, was forgotten so by a store that kept
+			// the mark, and left out when that store was emptied before it ran again.
+			cfg.Rebuild = 1000
+			j, oerr := open(disk, quiet, cfg)
 			if oerr != nil {
 				t.Fatal(oerr)
 			}
