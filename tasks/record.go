@@ -219,7 +219,7 @@ func (r *Records) open(ctx context.Context, ev event.Event, queuedAt time.Time) 
 	}
 	reply, err := beginScript.Run(ctx, r.rdb,
 		[]string{r.keys.record(ev.ID), r.keys.index(), r.keys.seen(ev.ID)},
-		"worker", doc, queuedAt.UnixMicro(), int(r.cfg.RecordTTL.Seconds()),
+		doc, queuedAt.UnixMicro(), int(r.cfg.RecordTTL.Seconds()),
 		member(ev.ReceivedAt, ev.ID), r.tooOld(), r.cfg.RecordCap, r.keys.record("")).Slice()
 	if err != nil {
 		return opening{}, err
