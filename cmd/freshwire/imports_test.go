@@ -17,8 +17,8 @@ var mayImport = map[string]struct{ ours, never []string }{
 	"webhook":           {[]string{"event"}, []string{"github.com/redis", "github.com/hibiken"}},
 	"journal":           {nil, []string{"github.com/", "net/http"}},
 	"rules":             {[]string{"event"}, []string{"github.com/redis", "net/http"}},
-	"tasks":             {[]string{"event", "rules"}, []string{"net/http"}},
-	"cache":             {nil, []string{"github.com/hibiken"}},
+	"tasks":             {[]string{"event", "rules", "internal/version"}, []string{"net/http"}},
+	"cache":             {[]string{"internal/version"}, []string{"github.com/hibiken"}},
 	"feed":              {[]string{"event"}, []string{"github.com/hibiken"}},
 	"sse":               {[]string{"event"}, []string{"github.com/redis", "github.com/hibiken"}},
 	"read":              {[]string{"cache"}, []string{"github.com/hibiken"}},
@@ -27,6 +27,7 @@ var mayImport = map[string]struct{ ours, never []string }{
 	"web":               {nil, []string{"github.com/"}},
 	"demo":              {nil, []string{"github.com/"}},
 	"internal/nearest":  {nil, []string{"github.com/", "net/http"}},
+	"internal/version":  {nil, []string{"github.com/", "net/http"}},
 	"internal/yamlfile": {nil, []string{"github.com/redis", "net/http"}},
 	"internal/testkit":  {nil, nil},
 }
