@@ -1,11 +1,12 @@
 package cache
 
 import (
-	"encoding/json"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,19 +15,27 @@ type Entry struct {
 	Status   int
 	Header   map[string][]string // those response headers that the fill kept
 	ETag     string
-	Body     []byte
 	Negative bool // says that there is nothing, such as a 404
+	Size     int  // of the body, in bytes, before packing
 
 	StoredAt   time.Time
 	FreshUntil time.Time
-	StaleUntil time.Time // may be served while it is fetched again
-	ErrorUntil time.Time // may be served when the origin fails
+	StaleUntil time.Time     // may be served while it is fetched again
+	ErrorUntil time.Time     // may be served when the origin fails
+	Took       time.Duration // to fetch it
 
+	Target   string // how to ask for it again, such as "/api/posts/42"; empty where nobody told
 	Position string // of the change log, taken before the fetch
 	Token    uint64 // position of the ledger, taken before the fetch
 	Epoch    string // of the ledger that the token belongs to
 
+	// Memo is for who serves the entry: what it works out once for all readers.
+	Memo atomic.Value
+
 	scopes []string // what voids it, besides its key
+	body   body
+
+	checked atomic.Uint64 // generation of the mirror that found nothing against it
 }
 
 // Tags returns the tags that void e.
@@ -41,13 +50,13 @@ func (e *Entry) Tags() []string {
 }
 
 // An entry is stored as one string: a prefix of fixed places, so that scripts
-// and GETRANGE find what they need without the rest, a JSON header, the body.
+// and GETRANGE find what they need without the rest, a header, the body.
 //
 //	0   "F1"
 //	2   token, 16 decimal digits
 //	18  epoch, 16 hexadecimal digits
 //	34  length of prefix and header together, 6 decimal digits
-//	40  header
+//	40  header, its first byte is headerFormat
 const (
 	entryMagic   = "F1"
 	tokenAt      = 2
@@ -57,20 +66,14 @@ const (
 	maxHeader    = 1<<18 - 1 // bytes; beyond it an answer is not stored
 	epochLen     = 16
 	tokenPattern = "%016d"
+	headerFormat = 2
 )
 
-type header struct {
-	Status   int                 `json:"c"`
-	Stored   int64               `json:"a"` // ms since 1970, as the next three
-	Fresh    int64               `json:"f"`
-	Stale    int64               `json:"s,omitempty"`
-	Error    int64               `json:"e,omitempty"`
-	ETag     string              `json:"t,omitempty"`
-	Position string              `json:"p,omitempty"`
-	Negative bool                `json:"n,omitempty"`
-	Scopes   []string            `json:"v,omitempty"`
-	Header   map[string][]string `json:"h,omitempty"`
-}
+// Bits of the header's flags.
+const (
+	flagNegative = 1 << iota
+	flagPacked   // the body is zstd
+)
 
 var (
 	errEntry       = errors.New("cache: not an entry")
@@ -82,44 +85,104 @@ func (e *Entry) encode() ([]byte, error) {
 	if len(e.Epoch) != epochLen || e.Token == 0 || e.Token >= 1e16 {
 		return nil, errBadTokenGen
 	}
-	h, err := json.Marshal(header{
-		Status: e.Status, Stored: e.StoredAt.UnixMilli(), Fresh: e.FreshUntil.UnixMilli(),
-		Stale: e.StaleUntil.UnixMilli(), Error: e.ErrorUntil.UnixMilli(),
-		ETag: e.ETag, Position: e.Position, Negative: e.Negative, Scopes: e.scopes, Header: e.Header,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("encoding entry: %w", err)
+	b := make([]byte, prefixLen, prefixLen+512+len(e.body.stored))
+	b = append(b, headerFormat)
+	flags := byte(0)
+	if e.Negative {
+		flags |= flagNegative
 	}
-	n := prefixLen + len(h)
-	if n > maxHeader {
+	if e.body.packed {
+		flags |= flagPacked
+	}
+	b = append(b, flags)
+	b = binary.AppendUvarint(b, uint64(e.Status))
+	b = binary.AppendUvarint(b, uint64(e.Size))
+	b = binary.AppendVarint(b, e.StoredAt.UnixMilli())
+	for _, until := range []time.Time{e.FreshUntil, e.StaleUntil, e.ErrorUntil} {
+		b = binary.AppendVarint(b, until.Sub(e.StoredAt).Milliseconds())
+	}
+	b = binary.AppendUvarint(b, uint64(max(0, e.Took.Microseconds())))
+	for _, s := range []string{e.ETag, e.Target, e.Position} {
+		b = appendText(b, s)
+	}
+	b = appendTexts(b, e.scopes)
+	b = binary.AppendUvarint(b, uint64(len(e.Header)))
+	for name, values := range e.Header {
+		b = appendText(b, name)
+		b = appendTexts(b, values)
+	}
+	if len(b) > maxHeader {
 		return nil, errBigHeader
 	}
-	b := make([]byte, 0, n+len(e.Body))
-	b = fmt.Appendf(b, entryMagic+tokenPattern+"%s%06d", e.Token, e.Epoch, n)
-	b = append(b, h...)
-	return append(b, e.Body...), nil
+	copy(b, entryMagic)
+	copy(b[tokenAt:], fmt.Sprintf(tokenPattern, e.Token))
+	copy(b[epochAt:], e.Epoch)
+	copy(b[headLenAt:], fmt.Sprintf("%06d", len(b)))
+	return append(b, e.body.stored...), nil
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendTexts(b []byte, list []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(list)))
+	for _, s := range list {
+		b = appendText(b, s)
+	}
+	return b
 }
 
 // decodeEntry reads what encode wrote. The body shares b.
 func decodeEntry(b []byte) (*Entry, error) {
-	token, epoch, n, err := decodePrefix(b)
+	e, n, err := decodeHead(b)
 	if err != nil {
 		return nil, err
 	}
-	var h header
-	if n > len(b) {
-		return nil, errEntry
+	e.body.stored = b[n:]
+	if !e.body.packed && len(e.body.stored) != e.Size {
+		return nil, fmt.Errorf("%w: a body of %d bytes, want %d", errEntry, len(e.body.stored), e.Size)
 	}
-	if err := json.Unmarshal(b[prefixLen:n], &h); err != nil {
-		return nil, fmt.Errorf("%w: %w", errEntry, err)
-	}
-	return &Entry{
-		Status: h.Status, Header: h.Header, ETag: h.ETag, Body: b[n:], Negative: h.Negative,
-		StoredAt: time.UnixMilli(h.Stored), FreshUntil: time.UnixMilli(h.Fresh),
-		StaleUntil: time.UnixMilli(h.Stale), ErrorUntil: time.UnixMilli(h.Error),
-		Position: h.Position, Token: token, Epoch: epoch, scopes: h.Scopes,
-	}, nil
+	return e, nil
 }
+
+// decodeHead reads an entry without its body; n is where that begins. b may
+// end there.
+func decodeHead(b []byte) (e *Entry, n int, err error) {
+	token, epoch, n, err := decodePrefix(b)
+	if err != nil {
+		return nil, 0, err
+	}
+	if n > len(b) || n <= prefixLen || b[prefixLen] != headerFormat {
+		return nil, 0, errEntry
+	}
+	// One copy of the header, of which all texts are parts.
+	r := headReader{rest: string(b[prefixLen+1 : n])}
+	flags := r.byte()
+	e = &Entry{Token: token, Epoch: epoch, Status: int(r.uvarint()), Size: int(r.uvarint())}
+	e.Negative, e.body.packed = flags&flagNegative != 0, flags&flagPacked != 0
+	e.StoredAt = time.UnixMilli(r.varint())
+	for _, until := range []*time.Time{&e.FreshUntil, &e.StaleUntil, &e.ErrorUntil} {
+		*until = e.StoredAt.Add(time.Duration(r.varint()) * time.Millisecond)
+	}
+	e.Took = time.Duration(r.uvarint()) * time.Microsecond
+	e.ETag, e.Target, e.Position = r.text(), r.text(), r.text()
+	e.scopes = r.texts()
+	if headers := r.count(); headers > 0 {
+		e.Header = make(map[string][]string, headers)
+		for range headers {
+			name := r.text()
+			e.Header[name] = r.texts()
+		}
+	}
+	if r.bad || r.rest != "" || e.Size < 0 || e.Size > maxEntryBody {
+		return nil, 0, fmt.Errorf("%w: header cannot be read", errEntry)
+	}
+	return e, n, nil
+}
+
+// maxEntryBody is above every Config.MaxBody: no entry has a larger body.
+const maxEntryBody = 256 << 20
 
 // decodePrefix reads the fixed places of an entry; n is where its body begins.
 func decodePrefix(b []byte) (token uint64, epoch string, n int, err error) {
@@ -135,4 +198,67 @@ func decodePrefix(b []byte) (token uint64, epoch string, n int, err error) {
 		return 0, "", 0, errEntry
 	}
 	return token, string(b[epochAt:headLenAt]), n, nil
+}
+
+// headReader reads a header from the front; bad says that it is none.
+type headReader struct {
+	rest string
+	bad  bool
+}
+
+func (r *headReader) byte() byte {
+	if r.rest == "" {
+		r.bad = true
+		return 0
+	}
+	c := r.rest[0]
+	r.rest = r.rest[1:]
+	return c
+}
+
+func (r *headReader) uvarint() uint64 {
+	var v uint64
+	for shift := 0; shift < 64; shift += 7 {
+		c := r.byte()
+		v |= uint64(c&0x7f) << shift
+		if c < 0x80 {
+			return v
+		}
+	}
+	r.bad = true
+	return 0
+}
+
+func (r *headReader) varint() int64 {
+	u := r.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+// count reads a number of things, each of which takes at least one byte.
+func (r *headReader) count() int {
+	n := r.uvarint()
+	if n > uint64(len(r.rest)) {
+		r.bad = true
+		return 0
+	}
+	return int(n)
+}
+
+func (r *headReader) text() string {
+	n := r.count()
+	s := r.rest[:n]
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *headReader) texts() []string {
+	n := r.count()
+	if n == 0 {
+		return nil
+	}
+	list := make([]string, n)
+	for i := range list {
+		list[i] = r.text()
+	}
+	return list
 }

@@ -35,7 +35,11 @@ func Example() {
 		if err != nil {
 			panic(err)
 		}
-		fmt.Printf("%s (%s)\n", res.Entry.Body, res.Verdict)
+		body, err := res.Entry.Body()
+		if err != nil {
+			panic(err)
+		}
+		fmt.Printf("%s (%s)\n", body, res.Verdict)
 	}
 	read()
 	read()

@@ -2,12 +2,8 @@ package cache
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"slices"
+	"io"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Request asks for one entry.
@@ -17,12 +13,23 @@ type Request struct {
 	Path string   // of the page or resource; purges of it or of a directory above void the entry
 	Tags []string // known before the fetch; the fill may add more
 
+	// Target is how to ask for the entry again, such as "/api/posts/42". It is
+	// kept with the entry.
+	Target string
+
 	// After asks for content at least as new as an event: the seq of its
 	// notification. Zero asks for nothing; one from the future is ignored.
 	After uint64
 	// Position is the caller's place in the change log, captured before this
 	// call. An answer reflects all events up to its Result.Position.
 	Position string
+
+	// NoBody, when not nil, reports whether the head of an entry is all that this
+	// read needs, as for HEAD and If-None-Match. Then the entry may come without
+	// its body, see Entry.Body.
+	NoBody func(*Entry) bool
+
+	scopes []string // of the fields above, see Prepare
 }
 
 // Fill is what the origin answered.
@@ -35,8 +42,20 @@ type Fill struct {
 	TTL      time.Duration // fresh for
 	SWR      time.Duration // then served while it is fetched again, for
 	SIE      time.Duration // or served when the origin fails, for
+	Age      time.Duration // that the answer had already when it came
 	NoStore  bool          // for the one who asked only: neither stored nor shared
 	Negative bool          // nothing there; 404 and 410 always are
+	Packable bool          // text that zstd may make smaller
+
+	// Versions tells for tags the version that the content shows. Where an event
+	// announced a newer one, the answer is an old view: it is not kept.
+	Versions map[string]string
+	// Incomplete says that the content has more tags than are told: every event
+	// voids it.
+	Incomplete bool
+	// Stream, when not nil, is the body in place of Body, while it still comes in.
+	// The cache reads it to its end, and closes it.
+	Stream io.ReadCloser
 }
 
 // FillFunc asks the origin. held is the entry that is there already, void or
@@ -61,6 +80,7 @@ const (
 	DetailOriginError = "origin-error" // stale since the origin failed
 	DetailAway        = "ledger-away"  // bypass: nobody can tell what is void
 	DetailNoStore     = "no-store"     // not to be shared
+	DetailOriginLag   = "origin-lag"   // the origin does not show what an event announced
 	DetailCrowded     = "crowded"      // too many fetches in flight to begin a shared one
 )
 
@@ -75,18 +95,10 @@ type Result struct {
 	Token     uint64        // ledger position of the entry
 	Age       time.Duration // since it was fetched
 	TTL       time.Duration // of freshness left, negative when stale
-}
 
-// Get returns the entry of key if it is fresh and nothing voids it.
-func (s *Store) Get(ctx context.Context, key string) (*Entry, bool, error) {
-	if err := checkKey(key); err != nil {
-		return nil, false, err
-	}
-	e, state := s.find(ctx, key, nil)
-	if state == untold {
-		return nil, false, ErrAway
-	}
-	return e, state == current, nil
+	// Stream, when not nil, is the body of Entry, which is still coming in. Read it
+	// to its end or close it; one that fails breaks off with an error.
+	Stream io.ReadCloser
 }
 
 // Fetch returns what is cached for req, or asks the origin by fill and keeps
@@ -98,7 +110,7 @@ func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, 
 	if err := checkKey(req.Key); err != nil {
 		return Result{}, err
 	}
-	want := requestScopes(req)
+	want := req.wanted()
 	if !s.reached(ctx, req.After) {
 		return s.fetchAlone(ctx, req, want, fill, DetailAway)
 	}
@@ -115,6 +127,21 @@ func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, 
 		}
 	}
 	return s.fetch(ctx, req, want, fill)
+}
+
+// Fill asks the origin whatever is cached, and keeps the answer.
+func (s *Store) Fill(ctx context.Context, req Request, fill FillFunc) (Result, error) {
+	if err := checkKey(req.Key); err != nil {
+		return Result{}, err
+	}
+	want, at := req.wanted(), s.mirror.position()
+	answer, err := s.ask(ctx, nil, fill)
+	if err != nil {
+		return Result{}, err
+	}
+	r := s.result(req, s.newEntry(req, want, answer, at), Miss, "")
+	r.Stored = s.refusal(req.Key, r.Entry, answer) == "" && s.store(ctx, req.Key, r.Entry, "")
+	return r, nil
 }
 
 // fetch shares the origin's answer with all who ask for the key. The result of
@@ -169,123 +196,4 @@ func (s *Store) insteadOfError(req Request, want []string, f *flight) (Result, e
 		return s.result(req, f.held, Stale, DetailOriginError), nil
 	}
 	return Result{}, f.err
-}
-
-func (s *Store) result(req Request, e *Entry, v Verdict, detail string) Result {
-	s.metrics.reads[v].Inc()
-	wall := s.now().wall
-	r := Result{
-		Entry: e, Verdict: v, Detail: detail, Token: e.Token, Position: req.Position,
-		Age: max(0, wall.Sub(e.StoredAt)), TTL: e.FreshUntil.Sub(wall),
-	}
-	if v == Stale {
-		r.Position = e.Position // it may lack what was announced since
-	}
-	return r
-}
-
-// reached reports whether this node knows every event up to after, so that it
-// can tell what they made void. It asks the ledger where it does not.
-func (s *Store) reached(ctx context.Context, after uint64) bool {
-	token := s.mirror.position().token
-	if after <= token {
-		return true
-	}
-	// Seqs run at most a minute ahead of the clock, after the ledger moved.
-	if server := s.pace.server(s.now().mono); server > 0 && after > max(server, token)+61e6 {
-		return true
-	}
-	if s.away() {
-		return false
-	}
-	return s.turnAfter().wait(ctx) == nil
-}
-
-// state is what a read found.
-type state int
-
-const (
-	nothing state = iota
-	voided
-	current
-	expired
-	untold // nobody can tell now
-)
-
-// servable: nothing voids it, whatever its age.
-func (s state) servable() bool { return s == current || s == expired }
-
-// find looks an entry up and judges it, in this order: the other way round a
-// pause between the two would serve what was made void meanwhile. A lease that
-// is over is renewed once.
-func (s *Store) find(ctx context.Context, key string, want []string) (*Entry, state) {
-	for again := false; ; again = true {
-		if !s.mirror.usable() && s.away() && !s.faults.leaseUnchecked {
-			return nil, untold
-		}
-		e, err := s.lookup(ctx, key)
-		if s.faults.afterLookup != nil {
-			s.faults.afterLookup()
-		}
-		if err != nil {
-			return nil, untold
-		}
-		st := s.state(key, e, want)
-		if st != untold || again || s.resync(ctx) != nil {
-			return e, st
-		}
-	}
-}
-
-// lookup reads an entry, nil where there is none.
-func (s *Store) lookup(ctx context.Context, key string) (*Entry, error) {
-	b, err := s.rdb.Get(ctx, s.names.entry(key)).Bytes()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("looking up %q: %w", key, err)
-	}
-	e, err := decodeEntry(b)
-	if err != nil {
-		s.log.WarnContext(ctx, "entry cannot be read, taken for missing", "key", key, "err", err)
-		return nil, nil
-	}
-	return e, nil
-}
-
-func (s *Store) state(key string, e *Entry, want []string) state {
-	if e == nil {
-		if !s.mirror.usable() && !s.faults.leaseUnchecked {
-			return untold
-		}
-		return nothing
-	}
-	if len(want) <= len(e.scopes) && slices.Equal(want, e.scopes[:len(want)]) {
-		want = nil // as they were at the fill
-	}
-	kind, usable := s.mirror.judge(key, position{e.Epoch, e.Token}, e.scopes, want)
-	switch {
-	case !usable && !s.faults.leaseUnchecked:
-		return untold
-	case kind != "":
-		s.metrics.void.WithLabelValues(kind).Inc()
-		return voided
-	case s.now().wall.Before(e.FreshUntil):
-		return current
-	}
-	return expired
-}
-
-// requestScopes are the scopes known before the fetch. They are looked at even
-// where the stored entry lacks them: the configuration may have learnt a tag.
-func requestScopes(req Request) []string {
-	out := make([]string, 0, len(req.Tags)+5)
-	if req.Base != "" {
-		out = append(out, keyScope+req.Base)
-	}
-	for _, t := range req.Tags {
-		out = append(out, tagScope+t)
-	}
-	return append(out, pathScopes(req.Path)...)
 }

@@ -162,7 +162,7 @@ func TestNewerFillIsNeverOverwrittenByAnOlder(t *testing.T) {
 			if got := put(tc.body, tc.epoch, tc.token); got != tc.stored {
 				t.Errorf("storing %q = %v, want %v", tc.body, got, tc.stored)
 			}
-			if e, err := s.lookup(t.Context(), "k"); err != nil || string(e.Body) != tc.left {
+			if e, err := s.lookup(t.Context(), "k"); err != nil || text(e) != tc.left {
 				t.Errorf("after %q: %+v, %v; want %q", tc.body, e, err, tc.left)
 			}
 		}
@@ -207,11 +207,11 @@ func TestJoinerOfAFetchFromBeforeTheNoticeAsksAgain(t *testing.T) {
 				joined <- ""
 				return
 			}
-			joined <- string(r.Entry.Body)
+			joined <- text(r.Entry)
 		}()
 		<-joining
 		testkit.Until(t, "the reader had time to join", func() bool { return waitingReaders("fetch") >= 2 })
-		leader = string(land().Entry.Body)
+		leader = text(land().Entry)
 		return leader, testkit.Wait(t, joined, "the joiner")
 	}
 	if leader, joiner := judge(t); leader != "old" || joiner != "new" {
@@ -296,8 +296,8 @@ func TestFillLeaseOfADeadProcessDelaysOnly(t *testing.T) {
 	}()
 	testkit.Wait(t, tried, "the reader to try")
 	c.move(leasePatience+time.Second, leasePatience+time.Second)
-	if r := testkit.Wait(t, done, "the read"); string(r.Entry.Body) != "x" {
-		t.Errorf("read %q", r.Entry.Body)
+	if r := testkit.Wait(t, done, "the read"); text(r.Entry) != "x" {
+		t.Errorf("read %q", text(r.Entry))
 	}
 	if holder := rdb.Get(t.Context(), s.names.lease("k")).Val(); holder != "of a dead process" {
 		t.Errorf("lease is now %q: it was another's", holder)
@@ -808,7 +808,7 @@ func TestFillIsShownWhatIsHeld(t *testing.T) {
 	fetch(t, s, Request{Key: "k"}, answers("old"))
 	invalidate(t, s, Purge{Keys: []string{"k"}})
 	fetch(t, s, Request{Key: "k"}, func(_ context.Context, held *Entry) (Fill, error) {
-		if held == nil || string(held.Body) != "old" {
+		if held == nil || text(held) != "old" {
 			t.Errorf("held = %+v, want the old entry", held)
 		}
 		return Fill{Status: 200, TTL: time.Minute}, nil

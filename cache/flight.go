@@ -177,16 +177,29 @@ func (s *Store) newEntry(req Request, want []string, a Fill, at position) *Entry
 		}
 	}
 	none := a.Negative || a.Status == 404 || a.Status == 410
-	if none {
+	if none || a.Incomplete {
 		scopes = append(scopes, negative)
 	}
 	stored := s.now().wall
 	until := stored.Add(a.TTL)
-	return &Entry{
-		Status: a.Status, Header: a.Header, ETag: a.ETag, Body: a.Body, Negative: none,
-		StoredAt: stored, FreshUntil: until, StaleUntil: until.Add(a.SWR), ErrorUntil: until.Add(a.SIE),
-		Position: req.Position, Token: at.token, Epoch: at.epoch, scopes: scopes,
+	e := &Entry{
+		Status: a.Status, Header: a.Header, ETag: a.ETag, Negative: none,
+		StoredAt: stored.Add(-a.Age), FreshUntil: until, StaleUntil: until.Add(a.SWR), ErrorUntil: until.Add(a.SIE),
+		Target: req.Target, Position: req.Position, Token: at.token, Epoch: at.epoch, scopes: scopes,
 	}
+	e.setBody(a.Body, a.Packable)
+	return e
+}
+
+// Entry returns f as a read gets it that the cache does not keep.
+func (f Fill) Entry() *Entry {
+	now := time.Now()
+	e := &Entry{
+		Status: f.Status, Header: f.Header, ETag: f.ETag, Negative: f.Negative || f.Status == 404 || f.Status == 410,
+		StoredAt: now.Add(-f.Age), FreshUntil: now, StaleUntil: now, ErrorUntil: now,
+	}
+	e.setBody(f.Body, false)
+	return e
 }
 
 // refusal says why e is not stored, "" where it is.
@@ -225,7 +238,8 @@ func (s *Store) store(ctx context.Context, key string, e *Entry, nonce string) b
 			last = until
 		}
 	}
-	life := min(last.Sub(e.StoredAt), s.cfg.Retain)
+	now := s.now().wall
+	life := min(last.Sub(now), s.cfg.Retain)
 	stored, err := s.scripts.store.Run(ctx, s.rdb, []string{s.names.entry(key), s.names.lease(key)},
 		blob, life.Milliseconds(), nonce, fmt.Sprintf(tokenPattern, e.Token), e.Epoch).Bool()
 	switch {
@@ -238,7 +252,7 @@ func (s *Store) store(ctx context.Context, key string, e *Entry, nonce string) b
 		return false
 	}
 	pipe := s.rdb.Pipeline()
-	s.indexAdd(ctx, pipe, key, e.scopes, e.StoredAt.Add(life))
+	s.indexAdd(ctx, pipe, key, e.scopes, now.Add(life))
 	if _, err := pipe.Exec(ctx); err != nil {
 		s.log.DebugContext(ctx, "entry not indexed, it will expire by itself", "key", key, "err", err)
 	}

@@ -121,7 +121,15 @@ func fetch(t testing.TB, s *Store, req Request, fill FillFunc) Result {
 }
 
 // saw is what a reader cares for: "body verdict".
-func saw(r Result) string { return string(r.Entry.Body) + " " + string(r.Verdict) }
+func saw(r Result) string { return text(r.Entry) + " " + string(r.Verdict) }
+
+func text(e *Entry) string {
+	b, err := e.Body()
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
 
 // hold makes a node hold an entry in its hands, as a cache in memory would.
 func hold(t testing.TB, s *Store, key string, tags ...string) *Entry {

@@ -15,6 +15,22 @@ type Purge struct {
 	Patterns []string // Redis globs over keys
 	Paths    []string // "/a" that path; "/a/*" it and all below
 	All      bool
+
+	// Soft makes stale what would be void: it is served while it is fetched
+	// again. Such a purge promises nothing to those who are told of it.
+	Soft bool
+	// Announced are versions that the origin will show. Until it does, what it
+	// answers is an old view, which is not kept.
+	Announced []Announcement
+	// By names who purges, such as the id of an event: told to who asks why.
+	By string
+}
+
+// Announcement is the version of a thing that an event told of.
+type Announcement struct {
+	Tag     string // of the thing, such as "post:42"
+	Version string // as the CMS tells it: a number, a time, a hash
+	Gone    bool   // in place of a version: the thing is not to be found any more
 }
 
 // Mark is an invalidation in the ledger. Keep it with the event: a retry that

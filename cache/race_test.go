@@ -278,7 +278,7 @@ func (r *race) readOne(ctx context.Context, cancel func(), t *testing.T, node *S
 		}
 		return
 	}
-	saw, _ := strconv.Atoi(string(res.Entry.Body))
+	saw, _ := strconv.Atoi(text(res.Entry))
 	r.reads.Add(1)
 	if res.Verdict == Hit {
 		r.hits.Add(1)

@@ -26,9 +26,13 @@ type answer struct {
 }
 
 // fromCache makes an answer of what the cache found.
-func fromCache(res cache.Result) answer {
+func fromCache(res cache.Result) (answer, error) {
 	e := res.Entry
-	a := answer{status: e.Status, header: e.Header, etag: e.ETag, body: e.Body, verdict: string(res.Verdict),
+	body, err := e.Body()
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{status: e.Status, header: e.Header, etag: e.ETag, body: body, verdict: string(res.Verdict),
 		cached: true, age: res.Age, seq: res.Token, position: res.Position}
 	ttl := strconv.Itoa(int(res.TTL / time.Second))
 	switch res.Verdict {
@@ -50,7 +54,7 @@ func fromCache(res cache.Result) answer {
 	if res.Detail != "" {
 		a.how += "; detail=" + res.Detail
 	}
-	return a
+	return a, nil
 }
 
 // passed makes an answer for one client of what the origin said. It is no

@@ -409,7 +409,7 @@ func FuzzRequest(f *testing.F) {
 	f.Cleanup(origin.Close)
 	alone := func(ctx context.Context, req cache.Request, fill cache.FillFunc) (cache.Result, error) {
 		filled, err := fill(ctx, nil)
-		return cache.Result{Entry: &cache.Entry{Status: filled.Status, Header: filled.Header, Body: filled.Body, ETag: filled.ETag}, Verdict: cache.Miss}, err
+		return cache.Result{Entry: filled.Entry(), Verdict: cache.Miss}, err
 	}
 	reader := New(alone, func() string { return "1-0" }, testkit.Discard(), Config{})
 	route, err := reader.Route(RouteConfig{Path: "/api/posts/{id}", Origin: origin.URL + "/posts/{id}", Query: []string{"lang"}})

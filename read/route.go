@@ -190,7 +190,7 @@ func (rt *Route) cached(ctx context.Context, p place, req cache.Request, request
 		rt.metrics.collisions.Inc()
 		a, err = rt.pass(ctx, p, "", requestID, "key-collision")
 	default:
-		return fromCache(res), nil
+		return fromCache(res)
 	}
 	a.position = req.Position
 	return a, err
