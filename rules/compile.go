@@ -35,6 +35,7 @@ type rule struct {
 	targets  []string
 	fields   []namedExpr // sorted by name
 	coalesce time.Duration
+	refill   int
 }
 
 // kind is what an item names.
@@ -103,9 +104,12 @@ func (c *compiler) mistake(path string, err error) {
 
 func (c *compiler) rule(i int, r Rule) rule {
 	at := fmt.Sprintf("rules[%d].", i)
-	out := rule{index: i, on: r.On, source: r.Source, coalesce: r.Coalesce}
+	out := rule{index: i, on: r.On, source: r.Source, coalesce: r.Coalesce, refill: r.Refill}
 	if r.Coalesce != 0 && (r.Coalesce < minCoalesce || r.Coalesce > maxCoalesce) {
 		c.mistake(at+"coalesce", fmt.Errorf("%v is not between %v and %v", r.Coalesce, minCoalesce, maxCoalesce))
+	}
+	if r.Refill < 0 || r.Refill > maxRefill {
+		c.mistake(at+"refill", fmt.Errorf("%d is not between 0 and %d", r.Refill, maxRefill))
 	}
 	for j, g := range r.On {
 		c.mistake(fmt.Sprintf("%son[%d]", at, j), checkGlob(g))

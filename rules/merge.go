@@ -19,6 +19,7 @@ func Merge(plans ...Plan) Plan {
 		m.plan.Purge.All = m.plan.Purge.All || p.Purge.All
 		m.plan.Capped = m.plan.Capped || p.Capped
 		m.plan.Coalesce = max(m.plan.Coalesce, p.Coalesce)
+		m.plan.Refill = max(m.plan.Refill, p.Refill)
 		for k, list := range [...][]string{p.Purge.Tags, p.Purge.Keys, p.Purge.Patterns, p.Purge.Paths, p.Channels} {
 			for _, v := range list {
 				m.keep(kind(k), v)

@@ -15,18 +15,18 @@ func TestMergedPlanHoldsAllOfItsPlans(t *testing.T) {
 	older := Plan{
 		Purge:   event.Purge{Tags: []string{"posts", "post:1"}, Paths: []string{"/old"}, Patterns: []string{"p:*"}},
 		Targets: []string{"site"}, Channels: []string{"posts"}, Fields: map[string]any{"title": "old", "only": 1},
-		Rules: []int{1, 3}, Problems: []string{"a", "b"}, Coalesce: 300 * time.Millisecond,
+		Rules: []int{1, 3}, Problems: []string{"a", "b"}, Coalesce: 300 * time.Millisecond, Refill: 10,
 	}
 	newer := Plan{
 		Purge:   event.Purge{Tags: []string{"posts", "post:2"}, Keys: []string{"k"}, Paths: []string{"/new"}},
 		Targets: []string{"cdn", "site"}, Channels: []string{"posts", "all"}, Fields: map[string]any{"title": "new"},
-		Rules: []int{0, 1}, Problems: []string{"b"}, Coalesce: 100 * time.Millisecond,
+		Rules: []int{0, 1}, Problems: []string{"b"}, Coalesce: 100 * time.Millisecond, Refill: 20,
 	}
 	want := Plan{
 		Purge: event.Purge{Tags: []string{"posts", "post:1", "post:2"}, Keys: []string{"k"}, Paths: []string{"/old", "/new"},
 			Patterns: []string{"p:*"}},
 		Targets: []string{"site", "cdn"}, Channels: []string{"posts", "all"}, Fields: map[string]any{"title": "new", "only": 1},
-		Rules: []int{0, 1, 3}, Problems: []string{"a", "b"}, Coalesce: 300 * time.Millisecond,
+		Rules: []int{0, 1, 3}, Problems: []string{"a", "b"}, Coalesce: 300 * time.Millisecond, Refill: 20,
 	}
 	if got := Merge(older, newer); !reflect.DeepEqual(got, want) {
 		t.Errorf("Merge =\n%+v, want\n%+v", got, want)

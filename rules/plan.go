@@ -99,6 +99,7 @@ func (p *planner) apply(r *rule) {
 		p.field(r, f)
 	}
 	p.plan.Coalesce = max(p.plan.Coalesce, r.coalesce)
+	p.plan.Refill = max(p.plan.Refill, r.refill)
 }
 
 func (p *planner) when(r *rule) bool {

@@ -58,7 +58,7 @@ type Rule struct {
 	Channels   []string          `yaml:"channels" desc:"channels on which browsers hear of it; absent: {type} and {type}:{id}"`
 	Fields     map[string]string `yaml:"fields" keys:"^[A-Za-z_][A-Za-z0-9_]{0,63}$" desc:"expressions whose values the notification carries as \"fields\"" `
 	Coalesce   time.Duration     `yaml:"coalesce" desc:"one run for a burst of edits on one entity: how long it waits for more of them, 100ms to 500ms; absent: not at all" example:"200ms"`
-	Refill     int               `yaml:"refill" later:"true" desc:"fill so many of the most read entries before telling browsers"`
+	Refill     int               `yaml:"refill" desc:"fill so many of the most read entries again before browsers are told, 0 to 100; absent: none" example:"20"`
 }
 
 // Purge is what a rule makes void; each item is a template.
@@ -76,6 +76,7 @@ type Plan struct {
 	Channels []string
 	Fields   map[string]any
 	Coalesce time.Duration // the longest of the rules that matched; 0: none coalesces
+	Refill   int           // the most of the rules that matched
 	Rules    []int         // that matched, from 0; none: the event is kept, marked "no rule"
 	Problems []string      // for people: what failed on this event, and what was done instead
 	Capped   bool          // one of the limits below was reached
@@ -108,6 +109,9 @@ const (
 	minCoalesce = 100 * time.Millisecond
 	maxCoalesce = 500 * time.Millisecond
 )
+
+// maxRefill bounds Rule.Refill: browsers wait for the entries.
+const maxRefill = 100
 
 const (
 	maxProblems    = 32

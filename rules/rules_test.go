@@ -87,17 +87,6 @@ func TestExampleOfTheDocumentation(t *testing.T) {
 	}
 }
 
-func TestKeysOfLaterVersionsAreNamed(t *testing.T) {
-	var file struct {
-		Rules []Rule `yaml:"rules"`
-	}
-	err := yamlfile.Decode("f", []byte("rules:\n  - coalesce: 200ms\n    refill: 20\n"), &file, os.LookupEnv)
-	want := "f:3:5: rules[0].refill: this version does not do this yet; remove the key"
-	if fmt.Sprint(err) != want {
-		t.Errorf("Decode = %v, want\n%s", err, want)
-	}
-}
-
 func TestPlans(t *testing.T) {
 	tags := func(s ...string) Rule { return Rule{Purge: Purge{Tags: s}, Channels: []string{"c"}} }
 	paths := func(s ...string) Rule { return Rule{Purge: Purge{Paths: s}, Channels: []string{"c"}} }
@@ -196,6 +185,23 @@ func TestLongestWaitOfTheMatchingRulesCounts(t *testing.T) {
 	}
 }
 
+func TestMostEntriesOfTheMatchingRulesAreRefilled(t *testing.T) {
+	var file struct {
+		Rules []Rule `yaml:"rules"`
+	}
+	text := "rules:\n  - {on: [post.*], refill: 10}\n  - {on: ['*.update'], refill: 20}\n  - on: [page.*]\n"
+	if err := yamlfile.Decode("f", []byte(text), &file, os.LookupEnv); err != nil {
+		t.Fatal(err)
+	}
+	s := compiled(t, nil, file.Rules...)
+	for kind, want := range map[string]int{"post.update": 20, "post.delete": 10, "page.delete": 0} {
+		typ, action, _ := strings.Cut(kind, ".")
+		if got := s.Plan(post(func(e *event.Event) { e.Type, e.Action, e.Name = typ, event.Action(action), "" })); got.Refill != want || got.Rules == nil {
+			t.Errorf("Plan(%s).Refill = %d by rules %v, want %d", kind, got.Refill, got.Rules, want)
+		}
+	}
+}
+
 // Each row is one mistake in a rule, and the whole error.
 func TestMistakesAreToldWithTheirPath(t *testing.T) {
 	tag := func(s string) Rule { return Rule{Purge: Purge{Tags: []string{"ok", s}}} }
@@ -230,6 +236,8 @@ func TestMistakesAreToldWithTheirPath(t *testing.T) {
 		{pattern(strings.Repeat("*a", 17)), `rules[0].purge.patterns[0]: 17 stars, at most 16`},
 		{Rule{On: []string{"post.[ab]"}}, `rules[0].on[0]: "post.[ab]": only * (any run of characters) and ? (any one) have a meaning here`},
 		{Rule{On: []string{""}}, `rules[0].on[0]: is empty; * matches every event`},
+		{Rule{Refill: 101}, `rules[0].refill: 101 is not between 0 and 100`},
+		{Rule{Refill: -1}, `rules[0].refill: -1 is not between 0 and 100`},
 		{Rule{Coalesce: 99 * time.Millisecond}, `rules[0].coalesce: 99ms is not between 100ms and 500ms`},
 		{Rule{Coalesce: 501 * time.Millisecond}, `rules[0].coalesce: 501ms is not between 100ms and 500ms`},
 		{Rule{Coalesce: -time.Second}, `rules[0].coalesce: -1s is not between 100ms and 500ms`},

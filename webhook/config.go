@@ -44,6 +44,7 @@ type SourceConfig struct {
 	DeliveryIDHeader string        `yaml:"delivery_id_header" example:"X-Delivery-Id" desc:"header whose value names the delivery; a repeat with the same value is a duplicate"`
 	DedupeWindow     time.Duration `yaml:"dedupe_window" default:"10s" desc:"without delivery id and signed time: for how long the same bytes are called a duplicate; one that comes after its twin was begun is applied all the same; 1ms to 10m"`
 	Keep             time.Duration `yaml:"keep" example:"24h" desc:"how long bodies are kept in Redis, so that an event can be replayed as it was; they may hold personal data; at most 7 days (0: not kept)"`
+	Settle           time.Duration `yaml:"settle" example:"2s" desc:"for a CMS whose API may lag behind its webhooks, and that tells no version: what an event makes void is made void once more after so long, and only then is anybody told; at most 30s (0: the API is up to date)"`
 	EventHeader      string        `yaml:"event_header" desc:"header of the event's name; short for event_from: header:NAME"`
 	EventFrom        string        `yaml:"event_from" example:"query:event" desc:"where the event's name stands: query:NAME, header:NAME or body:PATH (generic: body:type, ghost: query:event)"`
 	Paths            Paths         `yaml:"paths" desc:"where the body holds the parts of the event, if not where this CMS usually has them"`
@@ -75,6 +76,7 @@ const (
 	maxTolerance    = 24 * time.Hour // delivery ids are remembered for longer
 	maxDedupeWindow = 10 * time.Minute
 	maxKeep         = 7 * 24 * time.Hour
+	maxSettle       = 30 * time.Second // a worker's event has time for it
 	maxBurst        = 1 << 20
 	maxMaxBody      = 32 << 20 // bodies travel through the queue
 	shortSecret     = 16       // bytes; shorter ones can be guessed
@@ -151,6 +153,9 @@ func (s *Source) prepareLimits(complain complaints) {
 	}
 	if c.Keep < 0 || c.Keep > maxKeep {
 		complain("keep", "%v is not between 0s and %v", c.Keep, maxKeep)
+	}
+	if c.Settle < 0 || c.Settle > maxSettle {
+		complain("settle", "%v is not between 0s and %v", c.Settle, maxSettle)
 	}
 	if c.Rate == (Rate{}) {
 		c.Rate = defaultRate

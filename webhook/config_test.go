@@ -56,6 +56,8 @@ func TestMistakesOfASourceAreAllNamed(t *testing.T) {
 		{SourceConfig{CMS: "ghost", Secret: testSecret, EventFrom: "query:"}, []string{"event_from: \"query:\""}},
 		{SourceConfig{CMS: "ghost", Secret: testSecret, Tolerance: -time.Second, MaxBody: -1, DedupeWindow: time.Hour},
 			[]string{"tolerance: ", "dedupe_window: ", "max_body: "}},
+		{SourceConfig{CMS: "ghost", Secret: testSecret, Settle: 31 * time.Second}, []string{"settle: "}},
+		{SourceConfig{CMS: "ghost", Secret: testSecret, Settle: -time.Second}, []string{"settle: "}},
 		{SourceConfig{CMS: "ghost", Secret: testSecret, Tolerance: 25 * time.Hour, MaxBody: 33 << 20}, []string{"tolerance: ", "max_body: "}},
 		{SourceConfig{CMS: "standardwebhooks", Secret: testWhsec, HeaderPrefix: "a b"}, []string{"header_prefix: "}},
 		{SourceConfig{CMS: "generic", Scheme: "body-secret", Secret: testSecret, Path: "a..b"}, []string{"path: "}},

@@ -169,6 +169,7 @@ func printPlanJSON(w io.Writer, p planned, _ []rules.Rule) error {
 		Channels   []string       `json:"channels"`
 		Fields     map[string]any `json:"fields,omitempty"`
 		Coalesce   int64          `json:"coalesce_ms,omitempty"`
+		Refill     int            `json:"refill,omitempty"`
 		Rules      []int          `json:"rules"`
 		Problems   []string       `json:"problems,omitempty"`
 	}
@@ -190,7 +191,7 @@ func printPlanJSON(w io.Writer, p planned, _ []rules.Rule) error {
 		ev.Payload = nil
 		line.Event = &ev
 		line.Plan = &plan{p.plan.Purge, orEmpty(p.plan.Targets), orEmpty(p.plan.Channels), p.plan.Fields,
-			p.plan.Coalesce.Milliseconds(), p.plan.Rules, p.plan.Problems}
+			p.plan.Coalesce.Milliseconds(), p.plan.Refill, p.plan.Rules, p.plan.Problems}
 		if line.Plan.Rules == nil {
 			line.Plan.Rules = []int{}
 		}
@@ -257,6 +258,9 @@ func printPlan(w io.Writer, p planned, written []rules.Rule) error {
 		}
 		if p.plan.Coalesce > 0 {
 			say("coalesced", "with what else happens to it within "+p.plan.Coalesce.String())
+		}
+		if p.plan.Refill > 0 {
+			say("refilled", fmt.Sprintf("the %d most read of these entries, before browsers are told", p.plan.Refill))
 		}
 		for _, problem := range p.plan.Problems {
 			say("problem", problem)

@@ -232,6 +232,7 @@ rules:
     revalidate: [site]
     channels: ["posts"]
     fields: { title: payload.entry.title }
+    refill: 20
   - on: ["*.published"]
 targets:
   site: { kind: nextjs, url: "https://example.com/hook", secret: "0123456789abcdef" }
@@ -246,7 +247,7 @@ targets:
 		plan := line["plan"].(map[string]any)
 		want := map[string]any{
 			"purge":      map[string]any{"tags": []any{"posts", "post:d1"}, "paths": []any{"/blog/hello"}, "keys": []any{"posts:all"}, "patterns": []any{"list:*"}},
-			"revalidate": []any{"site"}, "channels": []any{"posts"}, "fields": map[string]any{"title": "Hi"}, "rules": []any{0.0},
+			"revalidate": []any{"site"}, "channels": []any{"posts"}, "fields": map[string]any{"title": "Hi"}, "refill": 20.0, "rules": []any{0.0},
 		}
 		if code != exitDone || !reflect.DeepEqual(plan, want) {
 			t.Errorf("plan = %d, %v, want %v", code, plan, want)
@@ -257,7 +258,7 @@ targets:
 	})
 	t.Run("in words", func(t *testing.T) {
 		out, _ := command(t, "", "plan", "--source", "blog", body)
-		for _, want := range []string{"api::post.post.publish", "posts  post:d1", "/blog/hello", "rules[0] (on api::post.post.*)", "site", `{"title":"Hi"}`, "a body alone"} {
+		for _, want := range []string{"api::post.post.publish", "posts  post:d1", "/blog/hello", "rules[0] (on api::post.post.*)", "site", `{"title":"Hi"}`, "the 20 most read", "a body alone"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("plan = %s, want %q in it", out, want)
 			}
