@@ -1,5 +1,5 @@
 -- The head of invalidate.lua, sync.lua and giveback.lua, which share one clock.
--- KEYS[1] ledger, [2] seqs, [3] ack, [4] live, [5] meta
+-- KEYS[1] ledger, [2] seqs, [3] ack, [4] live, [5] meta, [6] want
 -- ARGV[1] token of the caller, [2] longest lease in µs (0: no lease can outlive this server), [3] 16 random hex digits
 -- Sets now, s (a seq above every seq and token ever handed out), f (the floor), epoch.
 --
@@ -22,7 +22,7 @@ if moved then base = base + 60000000 end
 local s = string.format('%.0f', math.max(now, base))
 if lost then
   epoch, f = ARGV[3], s
-  redis.call('DEL', KEYS[1], KEYS[2], KEYS[5])
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[5], KEYS[6])
   redis.call('ZADD', KEYS[1], s, '*')
 end
 if moved then

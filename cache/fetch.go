@@ -114,7 +114,7 @@ func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, 
 	if !s.reached(ctx, req.After) {
 		return s.fetchAlone(ctx, req, want, fill, DetailAway)
 	}
-	e, state := s.find(ctx, req.Key, want)
+	e, state := s.find(ctx, req, want)
 	switch state {
 	case current:
 		return s.result(req, e, Hit, ""), nil

@@ -162,7 +162,7 @@ func TestNewerFillIsNeverOverwrittenByAnOlder(t *testing.T) {
 			if got := put(tc.body, tc.epoch, tc.token); got != tc.stored {
 				t.Errorf("storing %q = %v, want %v", tc.body, got, tc.stored)
 			}
-			if e, err := s.lookup(t.Context(), "k"); err != nil || text(e) != tc.left {
+			if e, err := s.lookup(t.Context(), Request{Key: "k"}); err != nil || text(e) != tc.left {
 				t.Errorf("after %q: %+v, %v; want %q", tc.body, e, err, tc.left)
 			}
 		}
@@ -687,7 +687,7 @@ func TestPatternsMatchAsRedisDoesAndAreBounded(t *testing.T) {
 	for i := range 3 * maxGlobs {
 		invalidate(t, s, Purge{Patterns: []string{fmt.Sprintf("none%d*", i)}})
 	}
-	if n := len(s.mirror.globs); n > maxGlobs {
+	if n := len(s.mirror.hard.globs); n > maxGlobs {
 		t.Errorf("%d patterns, each read is matched against all", n)
 	}
 	if _, ok, _ := s.Get(t.Context(), "z"); ok {

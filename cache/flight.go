@@ -143,7 +143,7 @@ func (s *Store) acquire(ctx context.Context, key string, want []string) (nonce s
 			return "", nil, false
 		}
 		if late := s.now().mono-begun > leasePatience; won || late {
-			held, _ = s.lookup(ctx, key)
+			held, _ = s.lookup(ctx, Request{Key: key})
 			if held != nil && s.state(key, held, want) == current {
 				if won {
 					s.release(ctx, key, nonce)
@@ -232,14 +232,8 @@ func (s *Store) store(ctx context.Context, key string, e *Entry, nonce string) b
 		s.log.WarnContext(ctx, "answer not stored", "key", key, "err", err)
 		return false
 	}
-	last := e.FreshUntil
-	for _, until := range []time.Time{e.StaleUntil, e.ErrorUntil} {
-		if until.After(last) {
-			last = until
-		}
-	}
 	now := s.now().wall
-	life := min(last.Sub(now), s.cfg.Retain)
+	life := min(e.end().Sub(now), s.cfg.Retain)
 	stored, err := s.scripts.store.Run(ctx, s.rdb, []string{s.names.entry(key), s.names.lease(key)},
 		blob, life.Milliseconds(), nonce, fmt.Sprintf(tokenPattern, e.Token), e.Epoch).Bool()
 	switch {
@@ -251,6 +245,7 @@ func (s *Store) store(ctx context.Context, key string, e *Entry, nonce string) b
 		s.metrics.refused.WithLabelValues("newer").Inc()
 		return false
 	}
+	s.memory.keep(key, e)
 	pipe := s.rdb.Pipeline()
 	s.indexAdd(ctx, pipe, key, e.scopes, now.Add(life))
 	if _, err := pipe.Exec(ctx); err != nil {

@@ -37,6 +37,9 @@ func (n names) ack() string    { return n.own("ack") }    // sorted set, node �
 func (n names) live() string   { return n.own("live") }   // sorted set, node → end of lease, µs; "?" a lost node, "#" whole
 func (n names) meta() string   { return n.own("meta") }   // hash: epoch, host, until
 func (n names) bell() string   { return n.own("bell") }   // channel, rung for each event
+func (n names) want() string   { return n.own("want") }   // sorted set, announcement → seq, see announce.go
+
+func (n names) told(tag string) string { return n.own("told:" + tag) } // string, seq of the newest announcement that was told
 
 func (n names) own(part string) string { return n.ns + ":{" + n.ns + "}:" + part }
 

@@ -27,13 +27,14 @@ func (s *Store) Invalidate(ctx context.Context, p Purge, prior Mark) (Mark, erro
 		return Mark{}, err
 	}
 	named := scopes(p)
-	if named[0] == everyone && !p.All {
+	want := wanted(p)
+	if strings.HasSuffix(named[0], everyone) && !p.All {
 		s.log.WarnContext(ctx, "too many scopes, voiding all", "tags", len(p.Tags), "keys", len(p.Keys),
 			"patterns", len(p.Patterns), "paths", len(p.Paths), "limit", maxScopes)
 	}
-	args := append(s.clockArgs(), s.cfg.Retain.Microseconds(), s.names.bell(), prior.Member, prior.Epoch)
-	for _, scope := range named {
-		args = append(args, scope)
+	args := append(s.clockArgs(), s.cfg.Retain.Microseconds(), s.names.bell(), prior.Member, prior.Epoch, by(p), len(named))
+	for _, name := range append(named[:len(named):len(named)], want...) {
+		args = append(args, name)
 	}
 	v, err := s.scripts.invalidate.Run(ctx, s.rdb, s.ledgerKeys(), args...).Slice()
 	if err != nil {
@@ -44,10 +45,20 @@ func (s *Store) Invalidate(ctx context.Context, p Purge, prior Mark) (Mark, erro
 	if r.err != nil {
 		return Mark{}, fmt.Errorf("invalidating: %w", r.err)
 	}
-	s.mirror.learn(mark, named)
+	s.mirror.learn(mark, named, want)
 	s.ringBell()
 	return mark, nil
 }
+
+// by is who asks for p, as it may stand in a member of the ledger.
+func by(p Purge) string {
+	if len(p.By) > maxBy || strings.ContainsFunc(p.By, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }) {
+		return ""
+	}
+	return p.By
+}
+
+const maxBy = 64
 
 // Barrier returns when no node can serve what the event of mark made void:
 // each one has acknowledged it, or its lease ran out. Where the ledger lost the
@@ -122,6 +133,10 @@ func (s *Store) sync(ctx context.Context) (news bool, err error) {
 		return false, fmt.Errorf("syncing with the ledger: %w", err)
 	}
 	s.pace.note(t0.mono, t1.mono, a.now, s.lease)
+	if q.epoch != "" && a.epoch != q.epoch {
+		s.metrics.lost.Inc()
+		s.log.ErrorContext(ctx, "the ledger was lost: everything cached is void", "was", q.epoch, "is", a.epoch)
+	}
 	news, taken := s.mirror.merge(q, a, t0, t1)
 	switch {
 	case !taken:
@@ -140,11 +155,15 @@ const giveBackSpan = 10 * time.Minute
 // the last minutes, and since the event that is left before the loss. Until it
 // succeeded, each sync finds the ledger lacking.
 func (s *Store) giveBack(ctx context.Context, q question, a answer) error {
-	recent := s.mirror.recent(min(a.kept, a.now-min(a.now, uint64(giveBackSpan.Microseconds()))))
+	from := min(a.kept, a.now-min(a.now, uint64(giveBackSpan.Microseconds())))
+	recent, want := s.mirror.recent(from), s.mirror.recentWant(from)
 	newest := a.newest
 	for batch := range slicesOf(recent, maxScopes) {
-		args := append(s.clockArgs(), s.names.bell(), a.epoch)
+		args := append(s.clockArgs(), s.names.bell(), a.epoch, len(batch))
 		for _, st := range batch {
+			args = append(args, st.scope, st.seq)
+		}
+		for _, st := range want {
 			args = append(args, st.scope, st.seq)
 		}
 		v, err := s.scripts.giveBack.Run(ctx, s.rdb, s.ledgerKeys(), args...).Slice()
@@ -184,7 +203,7 @@ func (s *Store) leave(ctx context.Context) error {
 }
 
 func (s *Store) ledgerKeys() []string {
-	return []string{s.names.ledger(), s.names.seqs(), s.names.ack(), s.names.live(), s.names.meta()}
+	return []string{s.names.ledger(), s.names.seqs(), s.names.ack(), s.names.live(), s.names.meta(), s.names.want()}
 }
 
 // clockArgs are the arguments that clock.lua wants.
@@ -202,15 +221,8 @@ func parseAnswer(v []any) (answer, error) {
 		token: r.uint(0), floor: r.uint(1), whole: r.text(2) != "0", epoch: r.text(3), newest: r.text(4),
 		now: r.uint(5), cold: r.uint(6), kept: r.uint(7),
 	}
-	list, ok := r.at(8).([]any)
-	if !ok && r.err == nil {
-		r.err = errReply
-	}
-	pairs := reply{v: list}
-	for i := 0; i+1 < len(list); i += 2 {
-		a.scopes = append(a.scopes, stamp{pairs.text(i), pairs.uint(i + 1)})
-	}
-	return a, errors.Join(r.err, pairs.err)
+	a.scopes, a.want = r.stamps(8), r.stamps(9)
+	return a, r.err
 }
 
 var errReply = errors.New("cache: script answered in another shape")
@@ -247,6 +259,23 @@ func (r *reply) uint(i int) uint64 {
 		r.err = fmt.Errorf("%w: %w", errReply, err)
 	}
 	return n
+}
+
+// stamps reads a list of name, seq, name, seq ...
+func (r *reply) stamps(i int) []stamp {
+	list, ok := r.at(i).([]any)
+	if !ok && r.err == nil {
+		r.err = errReply
+	}
+	pairs := reply{v: list}
+	out := make([]stamp, 0, len(list)/2)
+	for i := 0; i+1 < len(list); i += 2 {
+		out = append(out, stamp{pairs.text(i), pairs.uint(i + 1)})
+	}
+	if r.err == nil {
+		r.err = pairs.err
+	}
+	return out
 }
 
 func (r *reply) int(i int) int {

@@ -14,6 +14,7 @@ type metrics struct {
 	fills     prometheus.Histogram
 	barrier   prometheus.Histogram
 	givenBack prometheus.Counter
+	lost      prometheus.Counter
 	syncs     prometheus.Counter
 	syncErrs  prometheus.Counter
 }
@@ -48,6 +49,9 @@ func newMetrics(reg prometheus.Registerer, m *mirror) *metrics {
 		}),
 		givenBack: f.NewCounter(prometheus.CounterOpts{
 			Name: "freshwire_cache_given_back_total", Help: "Scopes that a failover lost and this node invalidated again.",
+		}),
+		lost: f.NewCounter(prometheus.CounterOpts{
+			Name: "freshwire_cache_ledger_lost_total", Help: "Times that the ledger was found lost, which makes everything cached void.",
 		}),
 		syncs: f.NewCounter(prometheus.CounterOpts{
 			Name: "freshwire_cache_syncs_total", Help: "Times that the mirror of the ledger was brought up to date.",

@@ -13,16 +13,16 @@ import (
 func TestMirrorJudgesAsTheEventsSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newClocks()
-		m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}, pruneAt: 2}
+		m := newMirror(time.Hour, c.now)
 		m.merge(m.question(), answer{epoch: "e", whole: true, token: 1}, c.now(), c.now())
 		var events []stamp
 		seq := uint64(1)
 		for range rapid.IntRange(1, 30).Draw(t, "events") {
 			seq += uint64(rapid.IntRange(1, 3).Draw(t, "step"))
-			scope := rapid.SampledFrom([]string{"t:a", "t:b", "k:x", "g:x*", "g:y*", "p:/a/", "*", "n:"}).Draw(t, "scope")
+			scope := rapid.SampledFrom([]string{"t:a", "t:b", "k:x", "g:x*", "g:y*", "p:/a/", "*", "n:", "~t:a", "~t:b", "~k:x", "~g:x*", "~*"}).Draw(t, "scope")
 			events = append(events, stamp{scope, seq})
 			if rapid.Bool().Draw(t, "learn") {
-				m.learn(Mark{Seq: seq, Member: fmt.Sprint(seq, ":x"), Epoch: "e"}, []string{scope})
+				m.learn(Mark{Seq: seq, Member: fmt.Sprint(seq, ":x"), Epoch: "e"}, []string{scope}, nil)
 			}
 		}
 		// Answers may overlap, and come again.
@@ -33,12 +33,17 @@ func TestMirrorJudgesAsTheEventsSay(t *testing.T) {
 		m.merge(m.question(), answer{epoch: "e", whole: true, token: seq + 1, scopes: events}, c.now(), c.now())
 
 		token := uint64(rapid.IntRange(1, int(seq)+1).Draw(t, "token"))
-		void := false
+		void, soft := false, false
 		for _, e := range events {
 			switch e.scope {
 			case "t:a", "k:x", "g:x*", "p:/a/", "*":
 				void = void || e.seq > token
+			case "~t:a", "~k:x", "~g:x*", "~*":
+				soft = soft || e.seq > token
 			}
+		}
+		if j := m.judgeAll("x", position{"e", token}, []string{"t:a", "p:/a/"}, nil); (j.void != "") != void || !void && j.soft != soft {
+			t.Fatalf("judgeAll at %d = %+v, want void %v, soft %v; events %v", token, j, void, soft, events)
 		}
 		kind, usable := m.judge("x", position{"e", token}, []string{"t:a", "p:/a/"}, nil)
 		if !usable || (kind != "") != void {
@@ -49,7 +54,7 @@ func TestMirrorJudgesAsTheEventsSay(t *testing.T) {
 
 func TestMirrorForgetsOnlyWhatItsFloorSays(t *testing.T) {
 	c := newClocks()
-	m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}}
+	m := newMirror(time.Hour, c.now)
 	for i := range uint64(5 * pruneMin) {
 		m.merge(m.question(), answer{epoch: "e", whole: true, token: i + 1, floor: i / 2, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, c.now(), c.now())
 	}
@@ -76,10 +81,10 @@ func TestMirrorNeverKnowsLessThanItsTokenSays(t *testing.T) {
 		answer  answer
 	}{
 		{"late mark of a ledger that is gone", func(m *mirror, _ instant) {
-			m.learn(Mark{Seq: 90, Member: "90:z", Epoch: "gone"}, []string{"t:q"})
+			m.learn(Mark{Seq: 90, Member: "90:z", Epoch: "gone"}, []string{"t:q"}, nil)
 		}, answer{token: 300, whole: true, epoch: "e"}},
 		{"mark of a new ledger, answer of the old one", func(m *mirror, _ instant) {
-			m.learn(Mark{Seq: 1000, Member: "1000:z", Epoch: "new"}, []string{"t:q"})
+			m.learn(Mark{Seq: 1000, Member: "1000:z", Epoch: "new"}, []string{"t:q"}, nil)
 		}, answer{token: 300, whole: true, epoch: "e"}},
 		{"another epoch began, answer of the old one", func(m *mirror, t instant) {
 			m.merge(m.question(), answer{token: 1000, whole: true, epoch: "new"}, t, t)
@@ -91,7 +96,7 @@ func TestMirrorNeverKnowsLessThanItsTokenSays(t *testing.T) {
 	}
 	for _, tt := range tests {
 		c := newClocks()
-		m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}}
+		m := newMirror(time.Hour, c.now)
 		m.merge(m.question(), answer{token: 200, floor: 100, whole: true, epoch: "e", newest: "150:n", scopes: []stamp{{"*", 100}, {"t:x", 150}}}, c.now(), c.now())
 		q, t0 := m.question(), c.now()
 		c.move(time.Millisecond, time.Millisecond)
@@ -101,7 +106,7 @@ func TestMirrorNeverKnowsLessThanItsTokenSays(t *testing.T) {
 		if at := m.position(); at.epoch == "e" && at.token >= 150 && !void(m) {
 			t.Errorf("%s: what is void is served, at %+v", tt.name, m.position())
 		}
-		if q = m.question(); q.epoch == "e" && q.token == 300 && m.scopes["t:x"] != 150 {
+		if q = m.question(); q.epoch == "e" && q.token == 300 && m.hard.scopes["t:x"] != 150 {
 			t.Errorf("%s: the mirror says that it knows all up to %d, and lacks a scope of 150", tt.name, q.token)
 		}
 	}
@@ -109,11 +114,11 @@ func TestMirrorNeverKnowsLessThanItsTokenSays(t *testing.T) {
 
 func TestMarkOfAnotherLedgerEndsTheLeaseUntilASyncAfterIt(t *testing.T) {
 	c := newClocks()
-	m := &mirror{lease: time.Hour, now: c.now, scopes: map[string]uint64{}}
+	m := newMirror(time.Hour, c.now)
 	m.merge(m.question(), answer{token: 200, whole: true, epoch: "e"}, c.now(), c.now())
 	q, t0 := m.question(), c.now()
 	c.move(time.Second, time.Second)
-	m.learn(Mark{Seq: 1000, Member: "1000:z", Epoch: "new"}, []string{"t:q"})
+	m.learn(Mark{Seq: 1000, Member: "1000:z", Epoch: "new"}, []string{"t:q"}, nil)
 	if news, _ := m.merge(q, answer{token: 300, whole: true, epoch: "e"}, t0, c.now()); m.usable() || !news {
 		t.Errorf("after the answer to a question from before: usable = %v, asks again = %v; want false, true", m.usable(), news)
 	}
@@ -164,7 +169,7 @@ func TestUnevenServerClockIsNotBelieved(t *testing.T) {
 
 func BenchmarkJudge(b *testing.B) {
 	c := newClocks()
-	m := &mirror{lease: time.Hour, now: now, scopes: map[string]uint64{}}
+	m := newMirror(time.Hour, now)
 	for i := range uint64(10_000) {
 		m.merge(m.question(), answer{epoch: "e", whole: true, token: i, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, now(), c.now())
 	}

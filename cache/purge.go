@@ -68,6 +68,7 @@ const (
 	globScope = "g:"
 	negative  = "n:" // every entry that says "not found"; every event voids it
 	everyone  = "*"
+	softly    = "~" // before one of these: what it covers is stale, not void
 )
 
 // scopes returns what p makes void, sorted, each once. What no entry can carry
@@ -94,7 +95,12 @@ func scopes(p Purge) []string {
 	slices.Sort(out)
 	out = slices.Compact(out)
 	if p.All || len(out) > maxScopes {
-		return []string{everyone, negative}
+		out = []string{everyone, negative}
+	}
+	if p.Soft {
+		for i, s := range out {
+			out[i] = softly + s
+		}
 	}
 	return out
 }

@@ -27,7 +27,13 @@ type Config struct {
 	// MaxBody is the largest body that is stored, in bytes; larger ones are
 	// served and forgotten. Zero means 4 MiB.
 	MaxBody int64 `envconfig:"CACHE_MAX_BODY" default:"4194304" desc:"largest body that is cached, in bytes"`
+	// Memory is how much of this process's memory entries may take, in bytes.
+	// Zero means 64 MiB, less than zero none.
+	Memory int64 `envconfig:"CACHE_MEMORY" default:"67108864" desc:"memory for cached answers in each process, in bytes; -1 for none"`
 
+	// Replica, when not nil, is where entries are read: a replica of the store, or
+	// a client that reads from replicas. The ledger is never read there.
+	Replica redis.UniversalClient `ignored:"true"`
 	// Foreign names what other programs keep in the same Redis.
 	Foreign ForeignConfig `ignored:"true"`
 	// Embedded says that the store lives and dies with this process, so that
@@ -52,6 +58,9 @@ func (c Config) withDefaults() Config {
 	if c.MaxBody == 0 {
 		c.MaxBody = 4 << 20
 	}
+	if c.Memory == 0 {
+		c.Memory = 64 << 20
+	}
 	return c
 }
 
@@ -68,8 +77,11 @@ func (c Config) Validate() error {
 	if c.FillTimeout < 0 || c.FillTimeout > time.Minute {
 		errs = append(errs, fmt.Errorf("fill timeout %v: between 0 and 1m", c.FillTimeout))
 	}
-	if c.MaxBody < 0 || c.MaxBody > 256<<20 {
+	if c.MaxBody < 0 || c.MaxBody > maxEntryBody {
 		errs = append(errs, fmt.Errorf("max body %d: between 0 and 256 MiB", c.MaxBody))
+	}
+	if c.Memory > 0 && c.Memory < 1<<20 {
+		errs = append(errs, fmt.Errorf("memory %d: at least 1 MiB, or -1 for none", c.Memory))
 	}
 	return errors.Join(append(errs, c.Foreign.Validate())...)
 }
@@ -92,6 +104,7 @@ type Store struct {
 	scripts scripts
 	metrics *metrics
 	mirror  *mirror
+	memory  *memory
 	pace    *pace
 	reclaim *reclaimer
 	bell    chan struct{} // holds one ring
@@ -107,6 +120,7 @@ type faults struct {
 	joinersUnchecked bool   // who joined a fetch takes its result as it is
 	leaseUnchecked   bool   // the mirror is trusted after its lease ended
 	tokenLate        bool   // the token of a fill is taken after the fetch
+	generationFixed  bool   // what was judged once is not judged again
 	afterLookup      func() // called between looking an entry up and judging it
 }
 
@@ -126,13 +140,14 @@ type options struct {
 func newStore(rdb redis.UniversalClient, log *slog.Logger, cfg Config, o options) *Store {
 	cfg = cfg.withDefaults()
 	n := names{ns: cfg.Namespace}
-	m := &mirror{lease: o.lease, now: o.now, scopes: map[string]uint64{}}
+	m := newMirror(o.lease, o.now)
 	return &Store{
 		rdb: rdb, log: log, cfg: cfg, names: n,
 		node: randomHex(), lease: o.lease, now: o.now,
 		scripts: o.scripts,
 		metrics: newMetrics(cfg.Metrics, m),
 		mirror:  m,
+		memory:  newMemory(cfg.Memory, o.now, cfg.Metrics),
 		pace:    &pace{},
 		reclaim: newReclaimer(rdb, n, log, cfg.Metrics),
 		bell:    make(chan struct{}, 1),
