@@ -27,6 +27,14 @@ type body struct {
 // less is all that it could save.
 const packAbove = 1 << 10
 
+// packAboveUnheld is the size in a process without memory for entries, which
+// would unpack at every read: that takes as long as the look-up itself.
+const packAboveUnheld = 32 << 10
+
+func (s *Store) packable(f Fill) bool {
+	return f.Packable && (s.memory != nil || len(f.Body) > packAboveUnheld)
+}
+
 // ErrNoBody is returned for the body of an entry of which only the head was read.
 var ErrNoBody = errors.New("cache: the body was not asked for")
 

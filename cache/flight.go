@@ -187,7 +187,7 @@ func (s *Store) newEntry(req Request, want []string, a Fill, at position) *Entry
 		StoredAt: stored.Add(-a.Age), FreshUntil: until, StaleUntil: until.Add(a.SWR), ErrorUntil: until.Add(a.SIE),
 		Target: req.Target, Position: req.Position, Token: at.token, Epoch: at.epoch, scopes: scopes,
 	}
-	e.setBody(a.Body, a.Packable)
+	e.setBody(a.Body, s.packable(a))
 	return e
 }
 

@@ -166,25 +166,3 @@ func TestUnevenServerClockIsNotBelieved(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkJudge(b *testing.B) {
-	c := newClocks()
-	m := newMirror(time.Hour, now)
-	for i := range uint64(10_000) {
-		m.merge(m.question(), answer{epoch: "e", whole: true, token: i, scopes: []stamp{{fmt.Sprint("t:", i), i}}}, now(), c.now())
-	}
-	for _, tags := range []int{1, 12} {
-		b.Run(fmt.Sprintf("tags=%d/scopes=10000", tags), func(b *testing.B) {
-			var scopes []string
-			for i := range tags {
-				scopes = append(scopes, fmt.Sprint("t:", i*100))
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				if kind, _ := m.judge("post:42", position{"e", 20_000}, scopes); kind != "" {
-					b.Fatal(kind)
-				}
-			}
-		})
-	}
-}
