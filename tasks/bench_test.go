@@ -125,8 +125,8 @@ func BenchmarkEventThroughWorker(b *testing.B) {
 			steps.Plan = func(ev event.Event) rules.Plan {
 				return rules.Plan{Rules: []int{0}, Purge: event.Purge{Tags: []string{"posts"}}}
 			}
-			steps.Invalidate = func(context.Context, event.Purge, Mark) (Mark, error) { return Mark{Seq: 1}, nil }
-			steps.Barrier = func(_ context.Context, _ event.Purge, m Mark) (Mark, Report, error) {
+			steps.Invalidate = func(context.Context, Subject, Mark) (Mark, error) { return Mark{Seq: 1}, nil }
+			steps.Barrier = func(_ context.Context, _ Subject, m Mark) (Mark, Report, error) {
 				return m, Report{Settled: true}, nil
 			}
 			steps.Reclaim = func(context.Context, event.Purge, Mark) (int, []string, error) { return 0, nil, nil }

@@ -163,6 +163,7 @@ func (m *run) share(r *run, from int) {
 	o, of := &m.outcome, r.outcome
 	m.status = r.status
 	o.Seq, o.Nodes, o.WaitedMS, o.Deleted, o.Targets, o.Degraded = of.Seq, of.Nodes, of.WaitedMS, of.Deleted, of.Targets, of.Degraded
+	o.Refilled, o.Awaited = of.Refilled, of.Awaited
 	for _, s := range of.Steps[from:] {
 		o.step(s.Step, s.At, m.ev.ReceivedAt)
 	}

@@ -127,12 +127,12 @@ func TestEditDuringARunGetsItsOwn(t *testing.T) {
 				var w *Worker
 				steps := c.steps(window)
 				invalidate, barrier := steps.Invalidate, steps.Barrier
-				steps.Invalidate = func(ctx context.Context, p event.Purge, m Mark) (Mark, error) {
+				steps.Invalidate = func(ctx context.Context, about Subject, m Mark) (Mark, error) {
 					cached.Store(0)
-					return invalidate(ctx, p, m)
+					return invalidate(ctx, about, m)
 				}
 				var barriers atomic.Int32
-				steps.Barrier = func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
+				steps.Barrier = func(ctx context.Context, about Subject, m Mark) (Mark, Report, error) {
 					if barriers.Add(1) == 1 {
 						cached.Store(origin.Load()) // a reader comes
 						if broken {
@@ -144,7 +144,7 @@ func TestEditDuringARunGetsItsOwn(t *testing.T) {
 						mustEnqueue(t, q, edit("1", 2))
 						time.Sleep(time.Second)
 					}
-					return barrier(ctx, p, m)
+					return barrier(ctx, about, m)
 				}
 				w = NewWorker(rdb, steps, testkit.Discard(), Config{Coalesce: true})
 				defer start(t, w)()
@@ -251,11 +251,11 @@ func TestPublishedMembersAreLeftOut(t *testing.T) {
 		}
 		barrier := steps.Barrier
 		var meanwhile event.Position
-		steps.Barrier = func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
+		steps.Barrier = func(ctx context.Context, about Subject, m Mark) (Mark, Report, error) {
 			if meanwhile, _, err = c.log.Append(ctx, event.Change{ID: evs[3].ID}); err != nil {
 				return m, Report{}, err
 			}
-			return barrier(ctx, p, m)
+			return barrier(ctx, about, m)
 		}
 		defer start(t, NewWorker(rdb, steps, testkit.Discard(), Config{Coalesce: true}))()
 		finished(t, q.records, evs[0].ID)

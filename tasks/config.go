@@ -30,6 +30,11 @@ type Config struct {
 	// means 10s, at most 15s: the rest of a task must fit before its deadline.
 	TargetBudget time.Duration `envconfig:"TARGET_BUDGET" default:"10s" desc:"time an event waits for its targets before it goes out as degraded, at most 15s"`
 
+	// SettleTimeout bounds the time that an event waits for its origin to show what
+	// it announced; after it the change goes out as degraded. Zero means that none
+	// waits. It counts for Queue and Worker: a task has so much more time.
+	SettleTimeout time.Duration `envconfig:"SETTLE_TIMEOUT" default:"30s" desc:"how long a notification waits for an origin that still shows the old version, at most 5m; then it goes out as degraded, and once more when the origin shows the new one (0: it does not wait)"`
+
 	// RecordTTL is how long the record of an event is kept after its last
 	// start. Zero means 24h.
 	RecordTTL time.Duration `envconfig:"RECORD_TTL" default:"24h" desc:"how long the record of an event is kept"`
@@ -55,9 +60,13 @@ type Config struct {
 const (
 	maxRetry        = 25
 	taskTimeout     = 30 * time.Second
-	runBudget       = 25 * time.Second // a task returns before Asynq's deadline, which would hide its own answer
+	runBudget       = 25 * time.Second // a task returns before Asynq's deadline, which would hide its own answer; without the wait for its origin
 	shutdownTimeout = 8 * time.Second
 	drainAfter      = 7 * time.Second // running tasks are told to hand back before Asynq takes them away
+
+	maxSettleTimeout = 5 * time.Minute
+	maxLag           = 30 * time.Second // that Settle may wait out where nothing tells a version
+	afterWait        = 5 * time.Second  // for Settle to make void once more
 
 	forwardInterval = time.Second
 	reapInterval    = 2 * time.Second
@@ -82,6 +91,9 @@ func (c Config) Validate() error {
 	}
 	if c.TargetBudget < 100*time.Millisecond || c.TargetBudget > 15*time.Second {
 		errs = append(errs, fmt.Errorf("target budget %v: want 100ms to 15s", c.TargetBudget))
+	}
+	if c.SettleTimeout < 0 || c.SettleTimeout > maxSettleTimeout {
+		errs = append(errs, fmt.Errorf("settle timeout %v: want 0 to %v", c.SettleTimeout, maxSettleTimeout))
 	}
 	if c.RecordTTL < time.Minute {
 		errs = append(errs, fmt.Errorf("record TTL %v: want at least 1m", c.RecordTTL))
@@ -111,6 +123,11 @@ func (c Config) backlog() int {
 		return min(c.QueueCap, embeddedBacklog)
 	}
 	return c.QueueCap
+}
+
+// settleBudget is how long Settle may take. Asynq counts whole seconds.
+func (c Config) settleBudget() time.Duration {
+	return (max(c.SettleTimeout, maxLag) + afterWait + time.Second - 1).Truncate(time.Second)
 }
 
 // checkInterval is the pause between two looks at an empty queue: the time from

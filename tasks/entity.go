@@ -26,7 +26,8 @@ func (ns keys) identity(ev event.Event) string {
 	return ns.own("ent:" + event.NewID(ev.Source, ev.Environment, ev.Entity))
 }
 
-func (ns keys) recalled(id string) string { return ns.own("rec:" + id) } // string: what an event recalled, for its later attempts
+func (ns keys) recalledTags(id string) string { return ns.own("rect:" + id) } // string: a JSON list of tags, likewise
+func (ns keys) recalled(id string) string     { return ns.own("rec:" + id) }  // string: what an event recalled, for its later attempts
 
 const (
 	entityTTL   = 30 * 24 * time.Hour
@@ -42,10 +43,11 @@ var entityScript = redis.NewScript(entityLua)
 
 // Recalled is what earlier events of the same entity tell about an event.
 type Recalled struct {
-	Type         string `json:"type,omitempty"`          // the event itself tells none
-	Slug         string `json:"slug,omitempty"`          // the event itself names none
-	PreviousSlug string `json:"previous_slug,omitempty"` // its CMS does not say that the slug changed
-	Pages        []Page `json:"pages,omitempty"`         // of an event that is about all locales
+	Type         string   `json:"type,omitempty"`          // the event itself tells none
+	Slug         string   `json:"slug,omitempty"`          // the event itself names none
+	PreviousSlug string   `json:"previous_slug,omitempty"` // its CMS does not say that the slug changed
+	Pages        []Page   `json:"pages,omitempty"`         // of an event that is about all locales
+	Tags         []string `json:"tags,omitempty"`          // that the entity had before, and the event does not name
 }
 
 // Page is where an entity stands, or stood, in one locale.
@@ -66,15 +68,15 @@ func (r *run) recall(ctx context.Context) error {
 	if r.ev.Entity == "" || r.ev.Purge != nil && !narrow {
 		return nil
 	}
-	keys := []string{r.w.keys.entity(r.ev), r.w.keys.identity(r.ev), r.w.keys.recalled(r.ev.ID)}
+	keys := []string{r.w.keys.entity(r.ev), r.w.keys.identity(r.ev), r.w.keys.recalled(r.ev.ID), r.w.keys.recalledTags(r.ev.ID)}
 	reply, err := entityScript.Run(ctx, r.w.rdb, keys,
 		r.ev.ID, rank(r.ev.Version), r.ev.Slug, string(r.ev.Action), digit(r.ev.ReplayOf == ""), int(entityTTL.Seconds()), maxRenames,
-		r.ev.Type, digit(!namedType(r.ev)), r.ev.Locale, digit(takesAway(r.ev.Action)), digit(narrow), maxLocales, int(recalledTTL.Seconds())).Slice()
+		r.ev.Type, digit(!namedType(r.ev)), r.ev.Locale, digit(takesAway(r.ev.Action)), digit(narrow), maxLocales, int(recalledTTL.Seconds()), r.ev.ReceivedAt.UnixMicro()).Slice()
 	if err != nil {
 		return err
 	}
-	if len(reply) != 7 {
-		return fmt.Errorf("entity script answered %d values, want 7", len(reply))
+	if len(reply) != 9 {
+		return fmt.Errorf("entity script answered %d values, want 9", len(reply))
 	}
 	text := func(i int) string { s, _ := reply[i].(string); return s }
 	yes := func(i int) bool { n, _ := reply[i].(int64); return n == 1 }
@@ -109,6 +111,9 @@ func (r *run) recall(ctx context.Context) error {
 		r.outcome.Recalled = &got
 	}
 	r.pages, r.forgotten = got.Pages, yes(5)
+	if r.tagsBefore, err = parseTags(text(7), text(8)); err != nil {
+		return err
+	}
 	r.outcome.Superseded = yes(0)
 	return nil
 }

@@ -1,20 +1,23 @@
 -- Recalls what is known of an entity, and learns what an event tells of it.
--- KEYS[1] entity in its locale: v rank of the newest version, s last slug, p last slug that was published,
+-- KEYS[1] entity in its locale: v rank of the newest version, a when its newest event was received (µs),
+--         s last slug, p last slug that was published,
 --         r what events renamed: lines of "<event id> <slug before>", newest last
 -- KEYS[2] id in all types and locales: t last type that was told, n last type that was made of an event's name,
 --         l:<type> lines of "<locale>\t<last slug>\t<last slug that was published>", newest last;
---         a line "+" before them says that there were too many
+--         a line "+" before them says that there were too many; g:<type> its tags, see tags.lua
 -- KEYS[3] what this event recalled before: a line of "<1 if it means everything>\t<type>", then lines as in l
+-- KEYS[4] tags that this event recalled before, see tags.lua
 -- ARGV[1] event id  [2] rank of its version, '' when it has none
 -- ARGV[3] its slug, '' when it does not tell  [4] its action
 -- ARGV[5] 1 to learn, 0 only to look  [6] seconds to keep it  [7] renames to keep
 -- ARGV[8] its type  [9] 1 if the CMS told that, 0 if it is made of the event's name
 -- ARGV[10] its locale, '' for all of them  [11] 1 if it takes content away
 -- ARGV[12] 1 if it means everything unless a type is remembered, or events before it told none either
--- ARGV[13] locales to keep  [14] seconds to keep KEYS[3]
+-- ARGV[13] locales to keep  [14] seconds to keep KEYS[3]  [15] when it was received, µs
 -- Ranks of one kind (their first letter) are in order as text.
 -- Returns {1 if a newer version is known, slug, slug before, remembered type,
--- 1 if it means everything, 1 if pages were forgotten, pages: lines as in l}.
+-- 1 if it means everything, 1 if pages were forgotten, pages: lines as in l,
+-- tags: lines as in g, of its locale and of none, those of KEYS[4]}.
 -- A repeated call finds its own rename in r and the rest in KEYS[3], so it
 -- returns the same, and more if others have told more.
 local known = redis.call('HMGET', KEYS[1], 'v', 's', 'p', 'r')
@@ -72,9 +75,16 @@ if everything or as ~= '' or forgotten or #pages > 0 then
   redis.call('SET', KEYS[3], (everything and '1' or '0') .. '\t' .. as .. (forgotten and '\n+' or '') .. '\n' .. table.concat(pages, '\n'), 'EX', ARGV[14])
 end
 
+local tags = {}
+for line in string.gmatch((redis.call('HGET', KEYS[2], 'g:' .. type) or '') .. '\n' .. (as ~= '' and redis.call('HGET', KEYS[2], 'g:' .. as) or ''), '[^\n]+') do
+  local of = string.match(line, '^[^\t]*')
+  if locale == '' or of == '' or of == locale then table.insert(tags, line) end
+end
+
 if ARGV[5] == '1' then
   if not superseded then
     if rank ~= '' then redis.call('HSET', KEYS[1], 'v', rank) end
+    if tonumber(ARGV[15]) > tonumber(redis.call('HGET', KEYS[1], 'a') or '-1') then redis.call('HSET', KEYS[1], 'a', ARGV[15]) end
     if told then redis.call('HSET', KEYS[1], 's', slug) end
     if told and action == 'publish' then redis.call('HSET', KEYS[1], 'p', slug) end
     if #renames > 0 then
@@ -108,4 +118,4 @@ if ARGV[5] == '1' then
   redis.call('EXPIRE', KEYS[1], ARGV[6])
   redis.call('EXPIRE', KEYS[2], ARGV[6])
 end
-return {superseded and 1 or 0, slug, before, as, everything and 1 or 0, forgotten and 1 or 0, table.concat(pages, '\n')}
+return {superseded and 1 or 0, slug, before, as, everything and 1 or 0, forgotten and 1 or 0, table.concat(pages, '\n'), table.concat(tags, '\n'), redis.call('GET', KEYS[4]) or ''}

@@ -27,8 +27,8 @@ func Example() {
 		Plan: func(ev event.Event) rules.Plan {
 			return rules.Plan{Rules: []int{0}, Purge: event.Purge{Tags: []string{"post:" + ev.Entity}}, Channels: []string{"posts"}}
 		},
-		Invalidate: func(context.Context, event.Purge, tasks.Mark) (tasks.Mark, error) { return tasks.Mark{Seq: 1}, nil },
-		Barrier: func(_ context.Context, _ event.Purge, m tasks.Mark) (tasks.Mark, tasks.Report, error) {
+		Invalidate: func(context.Context, tasks.Subject, tasks.Mark) (tasks.Mark, error) { return tasks.Mark{Seq: 1}, nil },
+		Barrier: func(_ context.Context, _ tasks.Subject, m tasks.Mark) (tasks.Mark, tasks.Report, error) {
 			return m, tasks.Report{Settled: true}, nil
 		},
 		Reclaim: func(context.Context, event.Purge, tasks.Mark) (int, []string, error) { return 0, nil, nil },

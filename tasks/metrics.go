@@ -3,6 +3,7 @@ package tasks
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,6 +17,9 @@ type metrics struct {
 	latency      prometheus.Histogram     // an event, from receipt to log
 	steps        *prometheus.HistogramVec // by step
 	coalesced    prometheus.Counter
+	settle       prometheus.Histogram // a wait for an origin
+	unsettled    prometheus.Counter
+	refilled     prometheus.Counter
 	targets      *prometheus.CounterVec // by target and result
 	notices      *prometheus.CounterVec // by target
 	tells        *prometheus.CounterVec // by target
@@ -43,6 +47,12 @@ func newMetrics(rdb redis.UniversalClient, cfg Config) *metrics {
 			Help: "Targets told, by result: ok, given_up."}, []string{"target", "result"})),
 		coalesced: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "freshwire_events_coalesced_total",
 			Help: "Events published by the run of a newer event on the same entity."})),
+		settle: register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Name: "freshwire_settle_seconds",
+			Help: "Time that an event waited for its origin to show what it announced.", Buckets: append(slices.Clone(buckets), 60, 120, 300)})),
+		unsettled: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "freshwire_events_unsettled_total",
+			Help: "Events whose origin still showed the old version when the wait for it was over."})),
+		refilled: register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: "freshwire_refilled_total",
+			Help: "Entries filled again before anybody was told of the event that made them void."})),
 		notices: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "freshwire_target_notices_total",
 			Help: "What events had to tell a target, repetitions counted."}, []string{"target"})),
 		tells: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "freshwire_target_tells_total",

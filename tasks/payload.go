@@ -24,6 +24,7 @@ type envelope struct {
 	V          int         `json:"v"`
 	Event      event.Event `json:"event,omitzero"` // written by splice, so that its payload is copied only
 	Mark       *Mark       `json:"mark,omitempty"` // already made void under this mark
+	Follow     *followUp   `json:"follow,omitempty"`
 	EnqueuedAt time.Time   `json:"enqueued_at"`
 }
 
@@ -33,7 +34,13 @@ var (
 )
 
 func encodePayload(ev event.Event, now time.Time) ([]byte, error) {
-	head, err := json.Marshal(envelope{V: envelopeVersion, EnqueuedAt: now})
+	return encodeEnvelope(envelope{Event: ev, EnqueuedAt: now})
+}
+
+func encodeEnvelope(env envelope) ([]byte, error) {
+	ev := env.Event
+	env.V, env.Event = envelopeVersion, event.Event{}
+	head, err := json.Marshal(env)
 	if err != nil {
 		return nil, fmt.Errorf("tasks: encoding event %q: %w", ev.ID, err)
 	}

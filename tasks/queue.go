@@ -146,7 +146,7 @@ func (q *Queue) enqueues(ctx context.Context, evs []event.Event, now time.Time, 
 		if err != nil {
 			return nil, err
 		}
-		options := append(taskOptions(q.cfg.Namespace, ev.ID), more...)
+		options := append(q.cfg.taskOptions(ev.ID), more...)
 		if _, err := q.client.EnqueueContext(ctx, asynq.NewTask(taskType, payload), options...); err != nil {
 			return nil, err
 		}
@@ -166,8 +166,8 @@ func (q *Queue) enqueues(ctx context.Context, evs []event.Event, now time.Time, 
 
 // taskOptions are the options of every task. Never Unique (its lock outlives a
 // conflict), never Retention (the seen key is smaller), whole seconds only.
-func taskOptions(namespace, id string) []asynq.Option {
-	return []asynq.Option{asynq.TaskID(id), asynq.Queue(namespace), asynq.MaxRetry(maxRetry), asynq.Timeout(taskTimeout)}
+func (c Config) taskOptions(id string) []asynq.Option {
+	return []asynq.Option{asynq.TaskID(id), asynq.Queue(c.Namespace), asynq.MaxRetry(maxRetry), asynq.Timeout(taskTimeout + c.settleBudget())}
 }
 
 // unknown returns those of evs[open] that are not over: neither published nor

@@ -104,7 +104,7 @@ func TestCheckerCatchesBrokenQueues(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			_, err = q.client.Enqueue(asynq.NewTask(taskType, payload), append(taskOptions("fw", ev.ID), asynq.MaxRetry(0))...)
+			_, err = q.client.Enqueue(asynq.NewTask(taskType, payload), append((Config{Namespace: "fw"}).taskOptions(ev.ID), asynq.MaxRetry(0))...)
 			return err
 		}, false, "is 0 times"},
 		{"an acknowledgement before the queue has it", func(q *Queue, ev event.Event) error {
@@ -129,11 +129,11 @@ func TestCheckerCatchesBrokenQueues(t *testing.T) {
 						failed[id] = true
 						return first
 					}
-					st.Barrier = func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
-						if !tc.forget && firstTime(p.Tags[1]) {
+					st.Barrier = func(ctx context.Context, about Subject, m Mark) (Mark, Report, error) {
+						if !tc.forget && firstTime(about.Purge.Tags[1]) {
 							return m, Report{}, errors.New("the connection broke")
 						}
-						return barrier(ctx, p, m)
+						return barrier(ctx, about, m)
 					}
 					st.Append = func(ctx context.Context, c event.Change) (string, bool, error) {
 						position, added, err := add(ctx, c)
@@ -214,10 +214,10 @@ func TestSecondSaveWithEqualBytesIsNotLost(t *testing.T) {
 	steps := s.steps()
 	begun, goOn := make(chan string), make(chan struct{})
 	barrier := steps.Barrier
-	steps.Barrier = func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
+	steps.Barrier = func(ctx context.Context, about Subject, m Mark) (Mark, Report, error) {
 		begun <- m.Member
 		<-goOn
-		return barrier(ctx, p, m)
+		return barrier(ctx, about, m)
 	}
 	save := news(1)
 	save.Guessed = true
@@ -424,7 +424,7 @@ func TestEnqueueFailsFast(t *testing.T) {
 // Asynq reads half a second as half an hour, and a lock of Unique outlives a conflict.
 func TestTaskOptionsAreWholeSecondsWithoutLocks(t *testing.T) {
 	got := map[asynq.OptionType]any{}
-	for _, o := range taskOptions("fw", "id") {
+	for _, o := range (Config{Namespace: "fw"}).taskOptions("id") {
 		got[o.Type()] = o.Value()
 	}
 	for _, bad := range []asynq.OptionType{asynq.UniqueOpt, asynq.RetentionOpt, asynq.GroupOpt, asynq.ProcessInOpt, asynq.ProcessAtOpt, asynq.DeadlineOpt} {

@@ -10,7 +10,6 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/internal/testkit"
 )
 
@@ -23,7 +22,7 @@ func held(t *testing.T, n int) (w *Worker, q *Queue, ids []string) {
 	release := make(chan struct{})
 	entered := make(chan struct{}, n)
 	steps := with(newSite(rdb, "fw"), func(st *Steps) {
-		st.Invalidate = func(context.Context, event.Purge, Mark) (Mark, error) {
+		st.Invalidate = func(context.Context, Subject, Mark) (Mark, error) {
 			entered <- struct{}{}
 			<-release
 			return Mark{}, context.Canceled

@@ -46,6 +46,7 @@ type Record struct {
 	DeliveryID   string       `json:"delivery_id,omitempty"`
 	Tags         []string     `json:"tags,omitempty"`      // that the CMS named
 	ReplayOf     string       `json:"replay_of,omitempty"` // the event that this one repeats
+	Follows      string       `json:"follows,omitempty"`   // the event for which this one looks again whether the origin shows it
 	ReceivedAt   time.Time    `json:"received_at"`
 	Attempts     int          `json:"attempts"` // how often a worker began it
 
@@ -63,13 +64,23 @@ type Outcome struct {
 	WaitedMS float64        `json:"waited_ms,omitempty"` // at the barrier
 	Deleted  int            `json:"deleted,omitempty"`   // entries, before anybody was told
 	Targets  []TargetResult `json:"targets,omitempty"`
-	Degraded bool           `json:"degraded,omitempty"` // a target was given up
+	Refilled int            `json:"refilled,omitempty"` // entries, before anybody was told
+	Awaited  *Awaited       `json:"awaited,omitempty"`  // where there was something to wait for at the origin
+	Degraded bool           `json:"degraded,omitempty"` // a target was given up, or the origin still showed the old version
 	Position string         `json:"position,omitempty"` // in the log of changes
 
-	Recalled   *Recalled `json:"recalled,omitempty"`   // also in Slug and PreviousSlug
+	Recalled   *Recalled `json:"recalled,omitempty"`   // also in Slug and PreviousSlug, and in the tags of Plan
 	Superseded bool      `json:"superseded,omitempty"` // a newer version of the entity was known
 
 	Steps []StepTime `json:"steps"`
+}
+
+// Awaited is what the wait for the origin came to.
+type Awaited struct {
+	Shown    bool    `json:"shown"` // the origin shows what was announced
+	MS       float64 `json:"ms"`
+	Note     string  `json:"note,omitempty"`      // why it does not
+	FollowUp string  `json:"follow_up,omitempty"` // the event that looks again
 }
 
 // RecordedPlan is a Plan with lists cut at 100 items; Counts has their true lengths.
@@ -96,7 +107,8 @@ type TargetResult struct {
 }
 
 // StepTime is when a step was over: received, queued, started, planned,
-// gathered (where a rule coalesces), invalidated, settled, reclaimed, told, published, done.
+// gathered (where a rule coalesces), invalidated, settled (at the barrier),
+// awaited (the origin), reclaimed, refilled, told, published, done.
 type StepTime struct {
 	Step string    `json:"step"`
 	At   time.Time `json:"at"`
@@ -146,10 +158,11 @@ func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // one purge only: after a change of the rules an event may mean another one.
 type remembered struct {
 	Mark
-	Purge string `json:"purge"`
+	Purge   string `json:"purge"`
+	Settled bool   `json:"settled,omitempty"` // made after the origin showed what was announced
 }
 
-func remember(m Mark, p event.Purge) remembered { return remembered{m, digest(p)} }
+func remember(m Mark, p event.Purge) remembered { return remembered{Mark: m, Purge: digest(p)} }
 
 // prior returns the mark if it stands for p.
 func (r remembered) prior(p event.Purge) Mark {
@@ -178,12 +191,17 @@ const queuedAtOnce = 64
 // queued notes that evs wait. Like all writes of records it is a courtesy: its
 // failure is counted and logged, and stops nothing.
 func (r *Records) queued(ctx context.Context, at time.Time, evs ...event.Event) {
+	r.queuedFor(ctx, at, nil, evs...)
+}
+
+// queuedFor notes that evs wait: with a follow, the event that follows up another.
+func (r *Records) queuedFor(ctx context.Context, at time.Time, follow *followUp, evs ...event.Event) {
 	var calls []call
 	for part := range slices.Chunk(evs, queuedAtOnce) {
 		c := call{script: queuedScript, keys: []string{r.keys.index()},
 			args: []any{at.UnixMicro(), int(r.cfg.RecordTTL.Seconds()), r.tooOld(), r.cfg.RecordCap, r.keys.record("")}}
 		for _, ev := range part {
-			doc, err := recorded(ev)
+			doc, err := recorded(ev, follow)
 			if err != nil {
 				r.lost(ctx, ev.ID, err)
 				continue
@@ -204,16 +222,16 @@ func (r *Records) queued(ctx context.Context, at time.Time, evs ...event.Event) 
 }
 
 // begin notes that an attempt at ev begins.
-func (r *Records) begin(ctx context.Context, ev event.Event, queuedAt time.Time) opening {
-	o, err := r.open(ctx, ev, queuedAt)
+func (r *Records) begin(ctx context.Context, ev event.Event, follow *followUp, queuedAt time.Time) opening {
+	o, err := r.open(ctx, ev, follow, queuedAt)
 	if err != nil {
 		r.lost(ctx, ev.ID, err)
 	}
 	return o
 }
 
-func (r *Records) open(ctx context.Context, ev event.Event, queuedAt time.Time) (opening, error) {
-	doc, err := recorded(ev)
+func (r *Records) open(ctx context.Context, ev event.Event, follow *followUp, queuedAt time.Time) (opening, error) {
+	doc, err := recorded(ev, follow)
 	if err != nil {
 		return opening{}, err
 	}
@@ -243,13 +261,22 @@ func (r *Records) open(ctx context.Context, ev event.Event, queuedAt time.Time) 
 // tooOld is a member of the index below which records have ended.
 func (r *Records) tooOld() string { return member(time.Now().Add(-r.cfg.RecordTTL), "") }
 
-// recorded is what a record keeps of ev: not its payload.
-func recorded(ev event.Event) ([]byte, error) {
+// recordedEvent is what a record keeps of an event: not its payload.
+type recordedEvent struct {
+	event.Event
+	Follows string `json:"follows,omitempty"`
+}
+
+func recorded(ev event.Event, follow *followUp) ([]byte, error) {
 	ev.Payload = nil
 	if ev.Purge != nil && purgeBytes(*ev.Purge) > maxRecordedPurge {
 		ev.Purge = &event.Purge{} // says that there was one
 	}
-	return json.Marshal(ev)
+	doc := recordedEvent{Event: ev}
+	if follow != nil {
+		doc.Follows = follow.Of
+	}
+	return json.Marshal(doc)
 }
 
 const maxRecordedPurge = 4 << 10

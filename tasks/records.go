@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/freshwire/freshwire/event"
 )
 
 // Records tells how events fared: those of the last 24 hours, at most 10 000.
@@ -170,7 +168,7 @@ func (r *Records) decode(ctx context.Context, id string, raw rawRecord) (Record,
 	if text.event == "" {
 		return Record{}, false
 	}
-	var ev event.Event
+	var ev recordedEvent
 	var rec Record
 	err := json.Unmarshal([]byte(text.event), &ev)
 	if text.run != "" {
@@ -183,6 +181,7 @@ func (r *Records) decode(ctx context.Context, id string, raw rawRecord) (Record,
 	rec.ID, rec.Source, rec.Name, rec.Type, rec.Action, rec.Entity = id, ev.Source, ev.Name, ev.Type, ev.Action, ev.Entity
 	rec.Slug, rec.PreviousSlug, rec.Locale, rec.Environment = ev.Slug, ev.PreviousSlug, ev.Locale, ev.Environment
 	rec.Version, rec.DeliveryID, rec.Tags, rec.ReplayOf, rec.ReceivedAt = ev.Version, ev.DeliveryID, ev.Tags, ev.ReplayOf, ev.ReceivedAt
+	rec.Follows = ev.Follows
 	if m := rec.Recalled; m != nil {
 		rec.Slug, rec.PreviousSlug = cmp.Or(m.Slug, rec.Slug), cmp.Or(m.PreviousSlug, rec.PreviousSlug)
 	}

@@ -24,7 +24,7 @@ func TestRecordsArePagedNewestFirst(t *testing.T) {
 		ev.ReceivedAt = base.Add(time.Duration(n/10) * time.Second) // batches of ten share a time
 		r.queued(t.Context(), base, ev)
 		if n%4 == 0 {
-			o := r.begin(t.Context(), ev, base)
+			o := r.begin(t.Context(), ev, nil, base)
 			r.update(t.Context(), ev.ID, o.attempt, Done, &Outcome{Position: "1-0"}, nil)
 		}
 		want = append(want, member(ev.ReceivedAt, ev.ID))
@@ -120,8 +120,8 @@ func TestOlderAttemptDoesNotOverwriteNewer(t *testing.T) {
 	defer closeAll()
 	r := NewRecords(rdb, testkit.Logger(t), Config{})
 	ev := news(1)
-	first := r.begin(t.Context(), ev, time.Now())
-	second := r.begin(t.Context(), ev, time.Now())
+	first := r.begin(t.Context(), ev, nil, time.Now())
+	second := r.begin(t.Context(), ev, nil, time.Now())
 	r.update(t.Context(), ev.ID, second.attempt, Done, &Outcome{Position: "2-0"}, nil)
 	r.update(t.Context(), ev.ID, first.attempt, Retrying, &Outcome{Error: "late"}, nil)
 	r.queued(t.Context(), time.Now(), ev) // the worker was faster than the queue's own note

@@ -45,8 +45,8 @@ func (e *UnknownError) Unwrap() error { return ErrNotFound }
 // Replay runs events again, oldest first, and returns how many. One that failed
 // for good goes on as itself; any other becomes a new event (Event.ReplayOf),
 // with its payload if that was kept (Event.Keep). Events that wait or run are
-// left alone; so are replays that are over, unless they are named, or a second
-// query would double everything. Ids that are unknown hold nothing else back; they make an
+// left alone; so are replays and follow-ups that are over, unless they are named,
+// or a second query would double everything. Ids that are unknown hold nothing else back; they make an
 // *UnknownError at the end.
 func (q *Queue) Replay(ctx context.Context, query ReplayQuery) (queued int, err error) {
 	if len(query.IDs) > MaxReplayIDs {
@@ -128,7 +128,7 @@ func (q *Queue) replayPage(ctx context.Context, ids []string, query ReplayQuery,
 		case s.status == Queued || s.status == Running || s.status == Retrying:
 		case s.archived:
 			again = append(again, s.ev)
-		case len(query.IDs) == 0 && s.ev.ReplayOf != "": // what it repeats stands for it
+		case len(query.IDs) == 0 && (s.ev.ReplayOf != "" || s.follows != ""): // what it repeats, or follows, stands for it
 		case s.ev.Purge != nil && s.ev.Purge.Empty(): // too long for the record
 			unknown = append(unknown, id)
 		default:
@@ -167,6 +167,7 @@ func replayOf(ev event.Event, now time.Time) event.Event {
 type storedEvent struct {
 	known    bool
 	ev       event.Event // without its payload, unless that was kept
+	follows  string      // the event that it follows up
 	status   Status
 	archived bool // its task is there, and rests
 }
@@ -193,7 +194,9 @@ func (q *Queue) stored(ctx context.Context, ids []string) ([]storedEvent, error)
 		s := &out[i]
 		doc, _ := r.record.Val()[0].(string)
 		status, _ := r.record.Val()[1].(string)
-		s.known = doc != "" && json.Unmarshal([]byte(doc), &s.ev) == nil && s.ev.Validate() == nil
+		var stored recordedEvent
+		s.known = doc != "" && json.Unmarshal([]byte(doc), &stored) == nil && stored.Validate() == nil
+		s.ev, s.follows = stored.Event, stored.Follows
 		s.archived = r.state.Val() == "archived"
 		if s.status = truth(Status(status), r.state.Val()); s.status == "" {
 			s.status = stateless(r.state.Val())

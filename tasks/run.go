@@ -25,6 +25,7 @@ type run struct {
 	ev       event.Event // with what was recalled
 	queuedAt time.Time
 	opening  opening
+	follow   *followUp // nil unless it looks again for another event
 	lastTry  bool
 	inside   bool // holds one of the worker's slots
 
@@ -41,6 +42,8 @@ type run struct {
 	pages     []Page // that the event may be about, besides its own
 	forgotten bool   // there were more of them
 
+	tagsBefore tagsBefore
+
 	others []*run // that this run stands for, oldest first; this one is the newest
 	arrive func() // tells the coalescer that the targets are next; nil outside of a group
 }
@@ -49,7 +52,7 @@ type run struct {
 func (w *Worker) process(ctx context.Context, task *asynq.Task) error {
 	w.running.Add(1)
 	defer w.running.Done()
-	ctx, cancel := context.WithTimeoutCause(ctx, runBudget, errBudget)
+	ctx, cancel := context.WithTimeoutCause(ctx, w.budget(), errBudget)
 	defer cancel()
 
 	id, _ := asynq.GetTaskID(ctx)
@@ -69,12 +72,12 @@ func (w *Worker) process(ctx context.Context, task *asynq.Task) error {
 			err = fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 		}
 	} else {
-		r.ev, r.queuedAt = env.Event, env.EnqueuedAt
+		r.ev, r.queuedAt, r.follow = env.Event, env.EnqueuedAt, env.Follow
 		if entered != nil {
 			err = fmt.Errorf("start: %w: %w", entered, context.Cause(ctx))
 		}
 	}
-	r.opening = w.records.begin(ctx, r.ev, r.queuedAt)
+	r.opening = w.records.begin(ctx, r.ev, r.follow, r.queuedAt)
 	r.mark = r.opening.mark
 	if r.mark == (remembered{}) && env.Mark != nil && env.Event.Purge != nil {
 		r.mark = remember(*env.Mark, *env.Event.Purge)
@@ -94,6 +97,14 @@ func (w *Worker) process(ctx context.Context, task *asynq.Task) error {
 		err = r.recovered(ctx, r.publish)
 	}
 	return r.finish(ctx, err)
+}
+
+// budget is how long an attempt may take.
+func (w *Worker) budget() time.Duration {
+	if w.steps.Settle == nil {
+		return runBudget
+	}
+	return runBudget + w.cfg.settleBudget()
 }
 
 // enter waits until one of the worker's slots is free: so many events do
@@ -139,12 +150,18 @@ func (r *run) prepare(ctx context.Context) error {
 		r.status, r.outcome.Position, r.outcome.Note = Done, r.opening.position, publishedBefore
 		return nil
 	}
+	if r.follow != nil {
+		return r.prepareFollowUp(ctx)
+	}
 	r.begin("recall")
 	if err := r.recall(ctx); err != nil {
 		return err
 	}
 	r.begin("plan")
 	r.plan = r.planAll()
+	if err := r.recallTags(ctx); err != nil {
+		return err
+	}
 	r.planned()
 	r.end("planned")
 	if len(r.plan.Rules) == 0 && r.ev.Purge == nil {
@@ -166,9 +183,15 @@ func (r *run) planned() {
 func (r *run) publish(ctx context.Context) (err error) {
 	s := r.w.steps
 	purge := r.plan.Purge
+	about := r.subject()
+	settles := r.settles(about)
+	prior := r.mark.prior(purge)
+	if settles && !r.mark.Settled {
+		prior = Mark{} // of before a wait: what readers filled in during it may be old
+	}
 
 	r.begin("invalidate")
-	mark, err := s.Invalidate(ctx, purge, r.mark.prior(purge))
+	mark, err := s.Invalidate(ctx, about, prior)
 	if err != nil {
 		return err
 	}
@@ -176,7 +199,7 @@ func (r *run) publish(ctx context.Context) (err error) {
 	r.remember(ctx, mark)
 
 	r.begin("barrier")
-	mark, report, err := s.Barrier(ctx, purge, mark)
+	mark, report, err := s.Barrier(ctx, about, mark)
 	if err != nil {
 		return err
 	}
@@ -187,12 +210,21 @@ func (r *run) publish(ctx context.Context) (err error) {
 	r.end("settled")
 	r.remember(ctx, mark)
 
+	if settles && !r.mark.Settled {
+		if mark, err = r.settle(ctx, about, mark); err != nil {
+			return err
+		}
+		if r.follow != nil && r.unsettled() { // nobody is told twice of the same
+			return r.rest(ctx)
+		}
+	}
+
 	r.begin("reclaim")
 	deleted, left, err := s.Reclaim(ctx, purge, mark)
 	if err != nil {
 		return err
 	}
-	r.outcome.Deleted, r.outcome.Degraded = deleted, len(left) > 0
+	r.outcome.Deleted, r.outcome.Degraded = deleted, len(left) > 0 || r.unsettled()
 	for _, l := range head(left) {
 		r.outcome.Problems = append(r.outcome.Problems, cut("reclaim: "+l))
 	}
@@ -201,20 +233,14 @@ func (r *run) publish(ctx context.Context) (err error) {
 	if r.arrive != nil {
 		r.arrive()
 	}
-	if len(r.plan.Targets) > 0 {
-		r.save(ctx, Running, nil) // targets may take long: let people see where it is
-		r.begin("tell")
-		r.leave() // they do, and the next events need not wait for it
-		notice := Notice{Event: r.ev, Purge: purge, Seq: mark.Seq, Fields: r.plan.Fields}
-		targets, degraded := r.tellAll(ctx, r.plan.Targets, notice)
-		r.outcome.Targets, r.outcome.Degraded = targets, degraded || r.outcome.Degraded
-		if ctx.Err() != nil { // a worker that stops is no fault of the targets
-			return errors.New("stopped while telling targets")
-		}
-		if err := r.enter(ctx); err != nil {
+	if err := r.refillAndTell(ctx, mark); err != nil {
+		return err
+	}
+	if r.unsettled() {
+		r.begin("follow up")
+		if err := r.followUp(ctx, about); err != nil {
 			return err
 		}
-		r.end("told")
 	}
 
 	r.begin("append")
@@ -273,7 +299,9 @@ func (r *run) change(newest *run, told []*run, m Mark) event.Change {
 // attempt reuses it. Should that fail, the later attempt makes void once more.
 func (r *run) remember(ctx context.Context, m Mark) {
 	r.outcome.Seq = m.Seq
-	if next := remember(m, r.plan.Purge); next != r.mark {
+	next := remember(m, r.plan.Purge)
+	next.Settled = r.mark.Settled && r.mark.Mark == m
+	if next != r.mark {
 		r.mark = next
 		r.save(ctx, Running, &r.mark)
 	}
@@ -282,7 +310,7 @@ func (r *run) remember(ctx context.Context, m Mark) {
 func (r *run) save(ctx context.Context, status Status, mark *remembered) {
 	if r.opening.attempt == 0 {
 		// The record could not be opened; perhaps it can by now.
-		if r.opening = r.w.records.begin(ctx, r.ev, r.queuedAt); r.opening.attempt == 0 {
+		if r.opening = r.w.records.begin(ctx, r.ev, r.follow, r.queuedAt); r.opening.attempt == 0 {
 			return
 		}
 	}
@@ -291,11 +319,12 @@ func (r *run) save(ctx context.Context, status Status, mark *remembered) {
 
 func (r *run) begin(step string) { r.step, r.since = step, time.Now() }
 
-func (r *run) end(done string) {
-	now := time.Now()
-	r.outcome.step(done, now, r.ev.ReceivedAt)
-	r.w.metrics.steps.WithLabelValues(r.step).Observe(now.Sub(r.since).Seconds())
-	r.took = append(r.took, r.step+"_ms", millis(now.Sub(r.since)))
+func (r *run) end(done string) { r.endAt(done, time.Now()) }
+
+func (r *run) endAt(done string, at time.Time) {
+	r.outcome.step(done, at, r.ev.ReceivedAt)
+	r.w.metrics.steps.WithLabelValues(r.step).Observe(at.Sub(r.since).Seconds())
+	r.took = append(r.took, r.step+"_ms", millis(at.Sub(r.since)))
 }
 
 // finish writes what became of the attempt, and returns what Asynq is to know.
@@ -305,7 +334,7 @@ func (r *run) finish(ctx context.Context, err error) error {
 	case err == nil:
 		now := time.Now()
 		r.outcome.step("done", now, r.ev.ReceivedAt)
-		if r.status == Done && r.outcome.Note != publishedBefore {
+		if r.status == Done && r.follow == nil && r.outcome.Note != publishedBefore {
 			r.w.metrics.latency.Observe(now.Sub(r.ev.ReceivedAt).Seconds())
 		}
 	case errors.Is(err, asynq.SkipRetry) || r.lastTry:
@@ -344,6 +373,12 @@ func (r *run) finish(ctx context.Context, err error) error {
 	}
 	if r.outcome.Degraded {
 		args = append(args, "degraded", true)
+	}
+	if r.unsettled() {
+		args = append(args, "unsettled", r.outcome.Awaited.Note, "follow_up", r.outcome.Awaited.FollowUp)
+	}
+	if r.follow != nil {
+		args = append(args, "follows", r.follow.Of)
 	}
 	if err != nil {
 		args = append(args, "err", err)

@@ -5,12 +5,18 @@
 // The queue may run an event twice: a worker dies, an answer is lost. So the
 // steps stand in one order and each may be repeated:
 //
-//	recall → plan → invalidate → barrier → reclaim → tell → append
+//	recall → plan → invalidate → barrier → settle → reclaim → refill, tell → append
 //
 // Recall fills in what earlier events told of the entity: its last slug, and
-// whether a newer version is known. Where a rule coalesces, a burst of events on
+// whether a newer version is known; plan adds the tags that it had before, for
+// the lists that it has left. Where a rule coalesces, a burst of events on
 // one entity waits after its plans and goes on as one, see coalescer; what
 // events tell the same target at the same time becomes one call, see desk.
+//
+// Settle waits until the origin shows what the event announced: a CMS may send
+// its webhook before its API, or the edge in front of it, has the new content.
+// When the wait is over in vain the change goes out as degraded, and a follow-up
+// event looks again later and tells of it once the origin shows it, see followUp.
 //
 // What may be lost or repeated between them is closed by two memories: the mark
 // of the invalidation, kept with the event's record, and the key "seen", written
@@ -41,14 +47,29 @@ type Steps struct {
 	// own means that nobody wants it.
 	Plan func(ev event.Event) rules.Plan
 
-	// Invalidate makes p void, under prior if that still stands, and returns the
-	// mark under which it did. It is called for every event that a rule matched,
-	// also when p is empty.
-	Invalidate func(ctx context.Context, p event.Purge, prior Mark) (Mark, error)
+	// Invalidate makes the purge of s void, under prior if that still stands, and
+	// returns the mark under which it did. It is called for every event that a
+	// rule matched, also when the purge is empty.
+	Invalidate func(ctx context.Context, s Subject, prior Mark) (Mark, error)
 
 	// Barrier returns once every reader knows m. It returns the mark that counts
 	// now: another one if the store had lost m.
-	Barrier func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error)
+	Barrier func(ctx context.Context, s Subject, m Mark) (Mark, Report, error)
+
+	// Settles reports whether there is anything to wait for at the origin of s.
+	// It is asked for news only. Nil means that there is whenever Settle is set.
+	Settles func(s Subject) bool
+
+	// Settle returns once the origin of s shows what it announced, or the bound of
+	// the wait is over. Where readers may have filled in again from an origin that
+	// lagged, it makes void once more, and returns the mark of that, which every
+	// reader knows by then. It holds up no other event. Nil: nothing is waited for.
+	Settle func(ctx context.Context, s Subject, m Mark) (Mark, Settlement, error)
+
+	// Refill fills again the n most read of the entries that p made void, before
+	// anybody is told, and returns how many it did. Nil: none. It has two seconds,
+	// and its error is noted, and stops nothing.
+	Refill func(ctx context.Context, p event.Purge, m Mark, n int) (filled int, err error)
 
 	// Reclaim deletes what other programs may read before it returns, and may
 	// leave our own entries to the background. It returns how many it deleted.
@@ -79,6 +100,23 @@ type Report struct {
 	Nodes   int
 	Waited  time.Duration
 	Settled bool
+}
+
+// Subject is what a run is about.
+type Subject struct {
+	Event event.Event // of several that coalesced, the newest
+	Purge event.Purge
+
+	// News says that Event is the newest word on its entity: it is no replay, and
+	// nothing newer is known. Only then does its version announce anything.
+	News bool
+}
+
+// Settlement is what a wait for the origin came to.
+type Settlement struct {
+	Settled bool
+	Waited  time.Duration
+	Note    string // for people: why it did not settle
 }
 
 // Notice is what a target is told: of one event, or of several at once. Then

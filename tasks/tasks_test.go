@@ -57,7 +57,7 @@ func (s *site) steps() Steps {
 			return rules.Plan{Purge: event.Purge{Tags: []string{"posts", "post:" + ev.Entity}, Paths: []string{"/blog"}},
 				Channels: []string{"posts"}, Rules: []int{0}, Fields: map[string]any{"title": "t"}}
 		},
-		Invalidate: func(ctx context.Context, p event.Purge, prior Mark) (Mark, error) {
+		Invalidate: func(ctx context.Context, _ Subject, prior Mark) (Mark, error) {
 			s.called("invalidate")
 			s.mu.Lock()
 			s.marks = append(s.marks, prior)
@@ -74,7 +74,7 @@ func (s *site) steps() Steps {
 			m := Mark{Seq: uint64(seq), Member: fmt.Sprintf("%d:x", seq), Epoch: "e"}
 			return m, s.rdb.SAdd(ctx, s.ns.own("test:marks"), m.Member).Err()
 		},
-		Barrier: func(_ context.Context, _ event.Purge, m Mark) (Mark, Report, error) {
+		Barrier: func(_ context.Context, _ Subject, m Mark) (Mark, Report, error) {
 			s.called("barrier")
 			return m, Report{Nodes: 2, Waited: time.Millisecond, Settled: true}, nil
 		},

@@ -27,9 +27,13 @@ type Worker struct {
 	reapEvery time.Duration
 
 	slots   chan struct{} // one taken by each event that does something
+	waits   chan struct{} // one taken by each event that waits for its origin
+	queue   *Queue        // of follow-ups
 	groups  *coalescer
 	desks   map[string]*desk // by target
 	desksMu sync.Mutex
+
+	tagsScript *redis.Script // fixed; tests break it
 
 	base     context.Context // of all attempts; ends with errDrain
 	drain    context.CancelCauseFunc
@@ -42,12 +46,13 @@ type Worker struct {
 var errDrain = errors.New("tasks: this worker stops, another one goes on")
 
 // errBudget ends the context of an attempt that took too long.
-var errBudget = fmt.Errorf("tasks: not done within %v", runBudget)
+var errBudget = errors.New("tasks: not done in time")
 
 // NewWorker returns a Worker on rdb, which should have WorkerOptions and stays
 // the caller's to close, after Run has returned.
 func NewWorker(rdb redis.UniversalClient, steps Steps, log *slog.Logger, cfg Config) *Worker {
 	cfg = cfg.withDefaults()
+	cfg.Coalesce = cfg.Coalesce || steps.Settle != nil // events wait in it
 	w := &Worker{
 		cfg:       cfg,
 		keys:      keys(cfg.Namespace),
@@ -58,8 +63,12 @@ func NewWorker(rdb redis.UniversalClient, steps Steps, log *slog.Logger, cfg Con
 		metrics:   newMetrics(rdb, cfg),
 		reapEvery: reapInterval,
 		slots:     make(chan struct{}, cfg.Concurrency),
+		waits:     make(chan struct{}, max(1, cfg.taken()-2*cfg.Concurrency)), // the rest go on
+		queue:     NewQueue(rdb, log, cfg),
 		desks:     map[string]*desk{},
 		stopping:  make(chan struct{}),
+
+		tagsScript: tagsScript,
 	}
 	w.groups = newCoalescer(w)
 	w.base, w.drain = context.WithCancelCause(context.Background())

@@ -117,7 +117,7 @@ func TestPoisonFailsAtOnceAndTheQueueGoesOn(t *testing.T) {
 	s, log := newSite(rdb, "fw"), testkit.Logger(t)
 	q := NewQueue(rdb, log, Config{Concurrency: 1})
 	for id, payload := range map[string]string{"p1": "{", "p2": `{"v":1}`, "p3": `{"v":1,"event":{"id":"other"}}`, "p4": "\xff\x00"} {
-		if _, err := q.client.Enqueue(asynq.NewTask(taskType, []byte(payload)), taskOptions("fw", id)...); err != nil {
+		if _, err := q.client.Enqueue(asynq.NewTask(taskType, []byte(payload)), (Config{Namespace: "fw"}).taskOptions(id)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -251,13 +251,13 @@ func hooked(s Steps, before, after func(step string)) Steps {
 	}
 	return Steps{
 		Plan: func(ev event.Event) rules.Plan { defer around("plan")(); return s.Plan(ev) },
-		Invalidate: func(ctx context.Context, p event.Purge, m Mark) (Mark, error) {
+		Invalidate: func(ctx context.Context, about Subject, m Mark) (Mark, error) {
 			defer around("invalidate")()
-			return s.Invalidate(ctx, p, m)
+			return s.Invalidate(ctx, about, m)
 		},
-		Barrier: func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
+		Barrier: func(ctx context.Context, about Subject, m Mark) (Mark, Report, error) {
 			defer around("barrier")()
-			return s.Barrier(ctx, p, m)
+			return s.Barrier(ctx, about, m)
 		},
 		Reclaim: func(ctx context.Context, p event.Purge, m Mark) (int, []string, error) {
 			defer around("reclaim")()
@@ -343,13 +343,13 @@ func TestMarkThatTheStoreLostIsReplaced(t *testing.T) {
 		steps := with(s, func(st *Steps) {
 			barrier, add := st.Barrier, st.Append
 			var n int
-			st.Barrier = func(ctx context.Context, p event.Purge, m Mark) (Mark, Report, error) {
+			st.Barrier = func(ctx context.Context, about Subject, m Mark) (Mark, Report, error) {
 				if n++; n == 1 { // the ledger forgot it during the wait
-					m, _, err := barrier(ctx, p, Mark{Seq: 77, Member: "77:y", Epoch: "f"})
+					m, _, err := barrier(ctx, about, Mark{Seq: 77, Member: "77:y", Epoch: "f"})
 					rdb.SAdd(ctx, s.ns.own("test:marks"), "77:y")
 					return m, Report{Settled: true}, err
 				}
-				return barrier(ctx, p, m)
+				return barrier(ctx, about, m)
 			}
 			var failed bool
 			st.Append = func(ctx context.Context, c event.Change) (string, bool, error) {
@@ -406,7 +406,7 @@ func TestNothingIsPublishedBeforeReadersKnow(t *testing.T) {
 		s := newSite(rdb, "fw")
 		var settled atomic.Bool
 		steps := with(s, func(st *Steps) {
-			st.Barrier = func(_ context.Context, _ event.Purge, m Mark) (Mark, Report, error) {
+			st.Barrier = func(_ context.Context, _ Subject, m Mark) (Mark, Report, error) {
 				return m, Report{Settled: settled.Load()}, nil
 			}
 		})

@@ -79,19 +79,27 @@ func spellings(paths []string) []string {
 	return out
 }
 
-func (a *app) invalidate(ctx context.Context, p event.Purge, prior tasks.Mark) (tasks.Mark, error) {
-	m, err := a.cache.Invalidate(ctx, cachePurge(p), cache.Mark(prior))
+// announcing is the purge of s with what its event announces.
+func announcing(s tasks.Subject) cache.Purge {
+	p := cachePurge(s.Purge)
+	p.Announced, p.By = announced(s), s.Event.ID
+	return p
+}
+
+func (a *app) invalidate(ctx context.Context, s tasks.Subject, prior tasks.Mark) (tasks.Mark, error) {
+	p := announcing(s)
+	m, err := a.cache.Invalidate(ctx, p, cache.Mark(prior))
 	if errors.Is(err, cache.ErrPurge) {
 		// A value made a pattern that Redis cannot match as it is written.
 		// Too much is safe, too little is not, and trying again changes nothing.
 		a.log.WarnContext(ctx, "a pattern cannot be matched; everything is void", "patterns", p.Patterns, "err", err)
-		m, err = a.cache.Invalidate(ctx, cache.Purge{All: true}, cache.Mark(prior))
+		m, err = a.cache.Invalidate(ctx, cache.Purge{All: true, Announced: p.Announced, By: p.By}, cache.Mark(prior))
 	}
 	return tasks.Mark(m), err
 }
 
-func (a *app) barrier(ctx context.Context, p event.Purge, m tasks.Mark) (tasks.Mark, tasks.Report, error) {
-	now, report, err := a.cache.Barrier(ctx, cachePurge(p), cache.Mark(m))
+func (a *app) barrier(ctx context.Context, s tasks.Subject, m tasks.Mark) (tasks.Mark, tasks.Report, error) {
+	now, report, err := a.cache.Barrier(ctx, announcing(s), cache.Mark(m))
 	return tasks.Mark(now), tasks.Report{Nodes: report.Nodes, Waited: report.Waited, Settled: report.Settled}, err
 }
 
