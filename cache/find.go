@@ -83,6 +83,9 @@ func (s *Store) result(req Request, e *Entry, v Verdict, detail string) Result {
 
 func (s *Store) resultAt(req Request, e *Entry, v Verdict, detail string, wall time.Time) Result {
 	s.metrics.reads[v].Inc()
+	if v != Bypass {
+		s.noteRead(req.Key, e)
+	}
 	r := Result{
 		Entry: e, Verdict: v, Detail: detail, Token: e.Token, Position: req.Position,
 		Age: max(0, wall.Sub(e.StoredAt)), TTL: e.FreshUntil.Sub(wall),

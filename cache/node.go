@@ -130,6 +130,7 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.hearBell(ctx) })
 	wg.Go(func() { s.reclaim.run(ctx) })
+	wg.Go(func() { s.runHot(ctx) })
 	ended := make(chan struct{})
 	tick := time.NewTicker(s.lease / 5)
 	defer tick.Stop()

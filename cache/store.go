@@ -107,6 +107,7 @@ type Store struct {
 	memory  *memory
 	pace    *pace
 	reclaim *reclaimer
+	hot     *hot
 	bell    chan struct{} // holds one ring
 	turns   turns
 	faults  faults
@@ -150,6 +151,7 @@ func newStore(rdb redis.UniversalClient, log *slog.Logger, cfg Config, o options
 		memory:  newMemory(cfg.Memory, o.now, cfg.Metrics),
 		pace:    &pace{},
 		reclaim: newReclaimer(rdb, n, log, cfg.Metrics),
+		hot:     newHot(),
 		bell:    make(chan struct{}, 1),
 		faults:  o.faults,
 		flights: make(map[string]*flight),
