@@ -51,7 +51,7 @@ func (r *run) followUp(ctx context.Context, s Subject) error {
 	ev := s.Event
 	ev.ID = event.NewID(ev.Source, "follow-up", next.Of, strconv.Itoa(next.N))
 	ev.Payload, ev.Keep, ev.Guessed, ev.Tags, ev.Purge = nil, 0, false, nil, &s.Purge
-	if err := r.w.queue.enqueueLater(ctx, ev, &next, followUpAfter[next.N-1]); err != nil {
+	if err := r.w.queue.enqueueLater(ctx, ev, &next, r.w.pauses[next.N-1]); err != nil {
 		return err
 	}
 	r.outcome.Awaited.FollowUp = ev.ID
@@ -126,7 +126,7 @@ func (r *run) overtaken(ctx context.Context) (bool, error) {
 func (r *run) rest(ctx context.Context) error {
 	r.begin("follow up")
 	r.status, r.outcome.Note = Ignored, "the origin does not show it; nobody looks again"
-	if r.follow.N < len(followUpAfter) {
+	if r.follow.N < len(r.w.pauses) {
 		if err := r.followUp(ctx, r.subject()); err != nil {
 			return err
 		}

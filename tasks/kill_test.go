@@ -50,6 +50,9 @@ func child(spec string) {
 	s := newSite(rdb, ns)
 	steps := s.steps()
 	targets("site")(&steps)
+	if strings.HasPrefix(ns, "settle-") || strings.HasPrefix(ns, "unsettled-") {
+		settling(&steps, func(Subject) bool { return ns[0] == 's' })
+	}
 	if when == "gathering" {
 		plan := steps.Plan
 		var planned atomic.Int32

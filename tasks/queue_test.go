@@ -432,8 +432,12 @@ func TestTaskOptionsAreWholeSecondsWithoutLocks(t *testing.T) {
 			t.Errorf("option %v = %v, want none", bad, v)
 		}
 	}
-	if d, _ := got[asynq.TimeoutOpt].(time.Duration); d < time.Second || d%time.Second != 0 {
-		t.Errorf("Timeout(%v), want whole seconds", d)
+	for _, settle := range []time.Duration{0, 1500 * time.Millisecond, 30*time.Second + 1, 5 * time.Minute} {
+		for _, o := range (Config{Namespace: "fw", SettleTimeout: settle}).taskOptions("id") {
+			if d, ok := o.Value().(time.Duration); ok && (d < settle+taskTimeout || d%time.Second != 0) {
+				t.Errorf("Timeout(%v), want whole seconds, and room to wait %v", d, settle)
+			}
+		}
 	}
 	if n, _ := got[asynq.MaxRetryOpt].(int); n < 1 {
 		t.Errorf("MaxRetry(%d): a crash would archive the task", n)
@@ -471,9 +475,9 @@ func TestConfigMistakesAreAllShown(t *testing.T) {
 	if err := (Config{}).Validate(); err != nil {
 		t.Errorf("zero Config: %v", err)
 	}
-	err := Config{Namespace: "Has Space", Concurrency: -1, TargetBudget: time.Hour, RecordTTL: time.Second, RecordCap: -1, QueueCap: -1}.Validate()
+	err := Config{Namespace: "Has Space", Concurrency: -1, TargetBudget: time.Hour, RecordTTL: time.Second, RecordCap: -1, QueueCap: -1, SettleTimeout: 6 * time.Minute}.Validate()
 	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok || len(joined.Unwrap()) != 6 {
-		t.Errorf("Validate() = %v, want six mistakes", err)
+	if !ok || len(joined.Unwrap()) != 7 {
+		t.Errorf("Validate() = %v, want seven mistakes", err)
 	}
 }

@@ -26,9 +26,10 @@ type Worker struct {
 	server    *asynq.Server
 	reapEvery time.Duration
 
-	slots   chan struct{} // one taken by each event that does something
-	waits   chan struct{} // one taken by each event that waits for its origin
-	queue   *Queue        // of follow-ups
+	slots   chan struct{}   // one taken by each event that does something
+	waits   chan struct{}   // one taken by each event that waits for its origin
+	queue   *Queue          // of follow-ups
+	pauses  []time.Duration // before each follow-up
 	groups  *coalescer
 	desks   map[string]*desk // by target
 	desksMu sync.Mutex
@@ -65,6 +66,7 @@ func NewWorker(rdb redis.UniversalClient, steps Steps, log *slog.Logger, cfg Con
 		slots:     make(chan struct{}, cfg.Concurrency),
 		waits:     make(chan struct{}, max(1, cfg.taken()-2*cfg.Concurrency)), // the rest go on
 		queue:     NewQueue(rdb, log, cfg),
+		pauses:    followUpAfter,
 		desks:     map[string]*desk{},
 		stopping:  make(chan struct{}),
 

@@ -249,7 +249,7 @@ func hooked(s Steps, before, after func(step string)) Steps {
 			}
 		}
 	}
-	return Steps{
+	hooked := Steps{
 		Plan: func(ev event.Event) rules.Plan { defer around("plan")(); return s.Plan(ev) },
 		Invalidate: func(ctx context.Context, about Subject, m Mark) (Mark, error) {
 			defer around("invalidate")()
@@ -272,6 +272,13 @@ func hooked(s Steps, before, after func(step string)) Steps {
 			return s.Append(ctx, c)
 		},
 	}
+	if s.Settle != nil {
+		hooked.Settle = func(ctx context.Context, about Subject, m Mark) (Mark, Settlement, error) {
+			defer around("settle")()
+			return s.Settle(ctx, about, m)
+		}
+	}
+	return hooked
 }
 
 func TestTargetsDelayTheNewsOnlyWithinTheirBudget(t *testing.T) {
