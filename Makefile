@@ -46,7 +46,9 @@ torture: deps ## long runs: edits and kills, 100,000 deliveries through 20 kill 
 	FRESHWIRE_TORTURE_SEEDS=3000 $(GO) test -count=1 -timeout 30m ./journal
 
 bench: deps ## benchmarks, each beside its reference
+	$(GO) run ./bench/read
 	$(GO) run ./bench/purge
+	$(GO) run ./bench/memory
 	$(GO) run ./bench/ingest
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 

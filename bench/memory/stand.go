@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -149,7 +148,7 @@ func (s *stand) writeAnew(ctx context.Context, k kind) error {
 func (s *stand) write(ctx context.Context, store *cache.Store, k kind, what string) error {
 	body := []byte(strings.Repeat("x", bodySize))
 	var done atomic.Int64
-	defer progress(what, &done, k.entries)()
+	defer rig.Progress(what, &done, k.entries)()
 	work, running := errgroup.WithContext(ctx)
 	for c := range callers {
 		work.Go(func() error {
@@ -254,7 +253,7 @@ func (s *stand) ledger(ctx context.Context, scopes int) (c ledgerCost, err error
 	const each = 10
 	purge := func(from, to int) error {
 		var done atomic.Int64
-		defer progress("purging", &done, to-from)()
+		defer rig.Progress("purging", &done, to-from)()
 		for i := from; i < to; i += each {
 			var p cache.Purge
 			for j := i; j < min(i+each, to); j++ {
@@ -357,29 +356,4 @@ func gauge(reg *prometheus.Registry, name string) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("%w: no metric %s", errNoTier, name)
-}
-
-// progress tells every second how far long work is, until the returned
-// function is called.
-func progress(what string, done *atomic.Int64, all int) (stop func()) {
-	end, ended := make(chan struct{}), make(chan struct{})
-	begun := time.Now()
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for told := false; ; told = true {
-			select {
-			case <-tick.C:
-				n := done.Load()
-				fmt.Fprintf(os.Stderr, "\r%s: %d of %d, %.0f/s ", what, n, all, float64(n)/time.Since(begun).Seconds())
-			case <-end:
-				if told {
-					fmt.Fprintf(os.Stderr, "\r%72s\r", "")
-				}
-				return
-			}
-		}
-	}()
-	return func() { close(end); <-ended }
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
@@ -28,8 +30,8 @@ func TestEveryPurgeOfTheTableWorks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer srv.stop()
-	rdb := redis.NewClient(&redis.Options{Addr: srv.addr})
+	defer srv.Stop()
+	rdb := client(srv)
 	defer rdb.Close()
 	site, err := startSite(ctx, rdb, srv)
 	if err != nil {
@@ -38,8 +40,27 @@ func TestEveryPurgeOfTheTableWorks(t *testing.T) {
 	defer site.stop()
 	for _, p := range []purge{site.purge(), seed(rdb, srv), pipelined(rdb, srv), script(rdb, srv)} {
 		r, err := measure(ctx, p, 300, 1)
-		if err != nil || r.invisible == 0 || r.back < r.invisible || r.first.Max == 0 {
+		if err != nil || r.void == 0 || r.invisible < r.void || r.back < r.invisible || r.first.Max == 0 {
 			t.Errorf("%s: %+v, %v", p.name, r, err)
+		}
+		if ours := p.name == site.purge().name; ours && r.trips != 1 || r.trips < 1 {
+			t.Errorf("%s: void after %d round trips", p.name, r.trips)
+		}
+	}
+}
+
+func TestPauseAboveTheGoalIsTold(t *testing.T) {
+	good := measured{trips: 1, void: time.Millisecond, pause: waits{Max: 30 * time.Millisecond, Busy: 9 * time.Millisecond}}
+	bad := good
+	bad.pause.Busy = 11 * time.Millisecond
+	chatty := good
+	chatty.trips = 2
+	for _, test := range []struct {
+		ours   []measured
+		missed int
+	}{{[]measured{good, good}, 0}, {[]measured{good, bad}, 1}, {[]measured{chatty, good}, 1}, {[]measured{bad, chatty}, 2}} {
+		if got := goals([]int{10, 1000}, test.ours); strings.Count(got, "MISSED") != test.missed {
+			t.Errorf("%d goals are missed, told: %s", test.missed, got)
 		}
 	}
 }

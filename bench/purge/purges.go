@@ -2,14 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/freshwire/freshwire/bench/internal/rig"
 	"github.com/freshwire/freshwire/cache"
 )
 
@@ -21,7 +24,7 @@ func key(i int) string { return fmt.Sprintf("post:%d", i) }
 
 // site is freshwire with two nodes: one purges, the other would serve old content.
 type site struct {
-	srv            server
+	srv            *rig.Process
 	rdb            *redis.Client
 	purger, reader *cache.Store
 	stop           func()
@@ -30,7 +33,7 @@ type site struct {
 // startSite starts both nodes, and waits until a barrier is only as long as
 // the nodes make it: for the first seconds of a ledger it also waits for nodes
 // that may have known an earlier one.
-func startSite(ctx context.Context, rdb *redis.Client, srv server) (*site, error) {
+func startSite(ctx context.Context, rdb *redis.Client, srv *rig.Process) (*site, error) {
 	quiet := slog.New(slog.DiscardHandler)
 	s := &site{srv: srv, rdb: rdb, purger: cache.New(rdb, quiet, cache.Config{}), reader: cache.New(rdb, quiet, cache.Config{})}
 	running, cancel := context.WithCancel(ctx)
@@ -65,30 +68,46 @@ func startSite(ctx context.Context, rdb *redis.Client, srv server) (*site, error
 func (s *site) purge() purge { return purge{name: "freshwire", fill: s.fill, run: s.run} }
 
 func (s *site) fill(ctx context.Context, size int) error {
+	if err := ready(ctx, s.purger, s.reader); err != nil { // the purge before may have held the server up
+		return err
+	}
 	origin := func(context.Context, *cache.Entry) (cache.Fill, error) {
 		return cache.Fill{Status: 200, Body: body, TTL: time.Hour}, nil
 	}
-	var readers errgroup.Group
-	readers.SetLimit(64)
-	for i := range size {
-		readers.Go(func() error {
-			_, err := s.reader.Fetch(ctx, cache.Request{Key: key(i), Tags: []string{tag}}, origin)
-			return err
+	var done atomic.Int64
+	defer rig.Progress("filling", &done, size)()
+	const callers = 64
+	fillers, running := errgroup.WithContext(ctx)
+	for c := range min(callers, size) {
+		fillers.Go(func() error {
+			for i := c; i < size; i += callers {
+				res, err := s.reader.Fill(running, cache.Request{Key: key(i), Tags: []string{tag}}, origin)
+				if err != nil {
+					return err
+				}
+				if !res.Stored {
+					return fmt.Errorf("entry %q is not stored", key(i))
+				}
+				done.Add(1)
+			}
+			return nil
 		})
 	}
-	if err := readers.Wait(); err != nil {
+	if err := fillers.Wait(); err != nil {
 		return err
 	}
 	return s.expect(ctx, size, true)
 }
 
-func (s *site) run(ctx context.Context, size int) (r result, err error) {
+func (s *site) run(ctx context.Context, size int) (r *result, err error) {
+	r = &result{}
 	full := s.rdb.DBSize(ctx).Val()
 	p := cache.Purge{Tags: []string{tag}}
 	var mark cache.Mark
 	r.first, err = during(ctx, s.srv, func() error {
 		start := time.Now()
-		mark, err = s.purger.Invalidate(ctx, p, cache.Mark{})
+		mark, err = s.purger.Invalidate(counting(ctx, &r.trips), p, cache.Mark{})
+		r.void = time.Since(start)
 		if err == nil {
 			mark, _, err = s.purger.Barrier(ctx, p, mark)
 		}
@@ -177,16 +196,18 @@ func fillTagSet(rdb *redis.Client) func(context.Context, int) error {
 }
 
 // deleting makes a purge whose entries can be read until the last is deleted.
-func deleting(name string, rdb *redis.Client, srv server, do func(context.Context) error) purge {
+func deleting(name string, rdb *redis.Client, srv *rig.Process, do func(context.Context) error) purge {
 	return purge{
 		name: name,
 		fill: fillTagSet(rdb),
-		run: func(ctx context.Context, size int) (r result, err error) {
+		run: func(ctx context.Context, size int) (r *result, err error) {
+			r = &result{}
 			full := rdb.DBSize(ctx).Val()
 			r.first, err = during(ctx, srv, func() error {
 				start := time.Now()
-				err := do(ctx)
-				r.invisible = time.Since(start)
+				err := do(counting(ctx, &r.trips))
+				r.void = time.Since(start)
+				r.invisible = r.void
 				return err
 			})
 			r.back, r.second = r.invisible, r.first
@@ -199,7 +220,7 @@ func deleting(name string, rdb *redis.Client, srv server, do func(context.Contex
 }
 
 // seed is the guide's own: SMEMBERS, then one DEL of all.
-func seed(rdb *redis.Client, srv server) purge {
+func seed(rdb *redis.Client, srv *rig.Process) purge {
 	return deleting("SMEMBERS + one DEL", rdb, srv, func(ctx context.Context) error {
 		keys, err := rdb.SMembers(ctx, tagSet).Result()
 		if err != nil {
@@ -209,7 +230,7 @@ func seed(rdb *redis.Client, srv server) purge {
 	})
 }
 
-func pipelined(rdb *redis.Client, srv server) purge {
+func pipelined(rdb *redis.Client, srv *rig.Process) purge {
 	return deleting("SMEMBERS + pipelined DEL", rdb, srv, func(ctx context.Context) error {
 		keys, err := rdb.SMembers(ctx, tagSet).Result()
 		if err != nil {
@@ -236,8 +257,43 @@ for i = 1, #keys, 5000 do redis.call('DEL', unpack(keys, i, math.min(i + 4999, #
 redis.call('DEL', KEYS[1])
 return #keys`)
 
-func script(rdb *redis.Client, srv server) purge {
-	return deleting("SMEMBERS + DEL in Lua", rdb, srv, func(ctx context.Context) error {
+func script(rdb *redis.Client, srv *rig.Process) purge {
+	p := deleting("SMEMBERS + DEL in Lua", rdb, srv, func(ctx context.Context) error {
 		return smembersDel.Run(ctx, rdb, []string{tagSet}).Err()
 	})
+	fill := p.fill
+	p.fill = func(ctx context.Context, size int) error {
+		return errors.Join(fill(ctx, size), smembersDel.Load(ctx, rdb).Err())
+	}
+	return p
+}
+
+// trips counts the round trips of calls whose context asks for it.
+type trips struct{}
+
+func counting(ctx context.Context, n *atomic.Int64) context.Context {
+	return context.WithValue(ctx, trips{}, n)
+}
+
+func (trips) count(ctx context.Context) {
+	if n, ok := ctx.Value(trips{}).(*atomic.Int64); ok {
+		n.Add(1)
+	}
+}
+
+// DialHook and the others make trips a redis.Hook.
+func (trips) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (t trips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		t.count(ctx)
+		return next(ctx, cmd)
+	}
+}
+
+func (t trips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		t.count(ctx)
+		return next(ctx, cmds)
+	}
 }

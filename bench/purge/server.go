@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,53 +12,23 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sys/unix"
+
+	"github.com/freshwire/freshwire/bench/internal/rig"
 )
 
-// server is the redis-server of this run.
-type server struct {
-	addr string
-	pid  int
-	stop func()
+// startServer starts a redis-server whose memory is bounded.
+func startServer(ctx context.Context) (*rig.Process, error) {
+	return rig.Redis(ctx, rig.AnyCore, "--maxmemory", "4gb")
 }
 
-// startServer starts a redis-server on a free loopback port, without
-// persistence and with bounded memory.
-func startServer(ctx context.Context) (server, error) {
-	bin, err := exec.LookPath("redis-server")
-	if err != nil {
-		return server{}, fmt.Errorf("redis-server is not installed: `apt-get install redis-server`, or `make deps`")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return server{}, err
-	}
-	addr := l.Addr().String()
-	l.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	var out bytes.Buffer
-	cmd := exec.Command(bin, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-		"--maxmemory", "2gb", "--maxmemory-policy", "noeviction", "--loglevel", "warning")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return server{}, err
-	}
-	srv := server{addr, cmd.Process.Pid, func() { cmd.Process.Kill(); cmd.Wait() }}
-	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if conn, err := net.Dial("tcp", addr); err == nil {
-			conn.Close()
-			return srv, nil
-		}
-		if time.Now().After(limit) || ctx.Err() != nil {
-			srv.stop()
-			return server{}, fmt.Errorf("redis-server does not answer: %s", out.String())
-		}
-	}
+// client is patient: what it asks for can hold the server up for seconds.
+func client(srv *rig.Process) *redis.Client {
+	rdb := redis.NewClient(&redis.Options{Addr: srv.Addr, PoolSize: 64, ReadTimeout: time.Minute, WriteTimeout: time.Minute})
+	rdb.AddHook(trips{})
+	return rdb
 }
 
 // realServer returns the version of a real Redis. The embedded store shares
@@ -89,13 +58,13 @@ type waits struct {
 }
 
 // during runs fn while another process asks the server all the time.
-func during(ctx context.Context, srv server, fn func() error) (waits, error) {
+func during(ctx context.Context, srv *rig.Process, fn func() error) (waits, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return waits{}, err
 	}
 	cmd := exec.CommandContext(ctx, self)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", askServer, srv.addr, srv.pid))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", askServer, srv.Addr, srv.PID))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -149,7 +118,7 @@ func ask(where string, stop io.Reader, out io.Writer) error {
 	var took []time.Duration
 	var busy time.Duration
 	for begun := false; ; {
-		used, err := processorTime(pid)
+		used, err := rig.ProcessorTime(pid)
 		if err != nil {
 			return err
 		}
@@ -178,16 +147,6 @@ func ask(where string, stop io.Reader, out io.Writer) error {
 		case <-time.After(50 * time.Microsecond):
 		}
 	}
-}
-
-// processorTime returns what a process has used.
-func processorTime(pid int) (time.Duration, error) {
-	const sched = 2 // CPUCLOCK_SCHED of a process's clock, see clock_getcpuclockid(3)
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|sched), &ts); err != nil {
-		return 0, fmt.Errorf("processor time of process %d: %w", pid, err)
-	}
-	return time.Duration(ts.Nano()), nil
 }
 
 // readProcessorTime reads the answer to INFO cpu.
