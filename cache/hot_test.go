@@ -206,4 +206,3 @@ func BenchmarkNoteRead(b *testing.B) {
 		}
 	})
 }
-

@@ -28,7 +28,7 @@ func (s *Store) Invalidate(ctx context.Context, p Purge, prior Mark) (Mark, erro
 	}
 	named := scopes(p)
 	want := wanted(p)
-	if strings.HasSuffix(named[0], everyone) && !p.All {
+	if strings.TrimPrefix(named[0], softly) == everyone && !p.All {
 		s.log.WarnContext(ctx, "too many scopes, voiding all", "tags", len(p.Tags), "keys", len(p.Keys),
 			"patterns", len(p.Patterns), "paths", len(p.Paths), "limit", maxScopes)
 	}
