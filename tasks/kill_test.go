@@ -53,6 +53,9 @@ func child(spec string) {
 	if strings.HasPrefix(ns, "settle-") || strings.HasPrefix(ns, "unsettled-") {
 		settling(&steps, func(Subject) bool { return ns[0] == 's' })
 	}
+	if ns == "tags" {
+		steps.Plan = categoryRules().Plan
+	}
 	if when == "gathering" {
 		plan := steps.Plan
 		var planned atomic.Int32
