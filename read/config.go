@@ -1,12 +1,7 @@
 package read
 
 import (
-	"errors"
 	"fmt"
-	"maps"
-	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 	"time"
 )
@@ -16,29 +11,33 @@ import (
 type RouteConfig struct {
 	Path string `yaml:"path" required:"true" example:"/api/posts/{id}" desc:"address that browsers ask for; {name} stands for one segment, {name:pattern} for what the pattern matches"`
 	// Origin's host never comes from a request: names stand in its path or query only.
-	Origin  string            `yaml:"origin" required:"true" example:"${CMS_URL}/posts/{id}" desc:"where the content comes from on a miss; {name} is a name of the path"`
-	Headers map[string]string `yaml:"headers" secret:"true" desc:"headers sent to the origin with every request, such as Authorization"`
-	Key     string            `yaml:"key" example:"post:{id}" desc:"name of the entry, as rules purge it; by default the path. With query, each query is an entry of its own, and a purge of the key voids them all"`
-	Tags    []string          `yaml:"tags" example:"posts, post:{id}" desc:"names of what the content was made from; purging one voids the entry"`
-	Query   []string          `yaml:"query" desc:"query parameters that make a difference; all others are dropped before the origin sees them"`
+	Origin  string              `yaml:"origin" required:"true" example:"${CMS_URL}/posts/{id}" desc:"where the content comes from on a miss; {name} is a name of the path"`
+	Headers map[string]string   `yaml:"headers" secret:"true" desc:"headers sent to the origin with every request, such as Authorization"`
+	Key     string              `yaml:"key" example:"post:{id}" desc:"name of the entry, as rules purge it; by default the path. With query, each query is an entry of its own, and a purge of the key voids them all"`
+	Tags    []string            `yaml:"tags" example:"posts, post:{id}" desc:"names of what the content was made from; purging one voids the entry"`
+	Query   []string            `yaml:"query" desc:"query parameters that make a difference; all others are dropped before the origin sees them"`
+	Vary    map[string][]string `yaml:"vary" desc:"request headers that make a difference, each with the values that do, such as Accept-Language: [en, de]. The first stands for all others; the origin is sent one of them. Accept-Language takes the nearest, others the same but for case. At most 32 combinations"`
 
-	TTL                  time.Duration `yaml:"ttl" default:"5m" desc:"how long an entry is fresh when nothing purges it"`
-	StaleWhileRevalidate time.Duration `yaml:"stale_while_revalidate" default:"0s" desc:"how long after its ttl an entry is still served while a new one is fetched; never after a purge"`
-	StaleIfError         time.Duration `yaml:"stale_if_error" default:"0s" desc:"how long after its ttl an entry is served when the origin fails; never after a purge"`
+	TTL                  time.Duration `yaml:"ttl" desc:"how long an entry is fresh when nothing purges it; by default as long as the origin says (max-age of CDN-Cache-Control, else s-maxage, max-age or Expires, where that is above zero), else 5m"`
+	StaleWhileRevalidate time.Duration `yaml:"stale_while_revalidate" desc:"how long after its ttl an entry is still served while a new one is fetched; never after a purge. By default what the origin says beside its lifetime, else not at all"`
+	StaleIfError         time.Duration `yaml:"stale_if_error" desc:"how long after its ttl an entry is served when the origin fails; never after a purge. By default what the origin says beside its lifetime, else not at all"`
 	NegativeTTL          time.Duration `yaml:"negative_ttl" default:"10s" desc:"how long a 404 of the origin is kept; 0 turns it off"`
 	CacheControl         string        `yaml:"cache_control" default:"public, max-age=0, must-revalidate" desc:"Cache-Control of the answers; the default lets browsers keep a copy, but ask each time whether it is still good"`
 
 	MaxBody int64         `yaml:"max_body" default:"8MiB" unit:"bytes" desc:"largest body taken from the origin"`
 	Timeout time.Duration `yaml:"timeout" default:"10s" desc:"how long the origin may take for a whole answer"`
 
-	Version   string     `yaml:"version" later:"announced versions" desc:"where the body tells its version, as a JSON path"`
-	LearnTags *LearnTags `yaml:"learn_tags" later:"tags from the origin's answers" desc:"where the origin's answers tell their tags"`
+	Version   string     `yaml:"version" example:"data.updatedAt" desc:"where the body tells its version, as a path in its JSON; items[*].updatedAt tells one for each item. An answer that is older than what a webhook announced is not kept, and the origin asked again"`
+	VersionOf string     `yaml:"version_of" example:"post:{id}" desc:"tag that the version speaks for: {name} is a name of the path, and {} makes it a tag of learn_tags, such as post:{}. By default the learnt tag that is made from the id beside the version, else the key where it is a tag, too, else the tag with the last name of the path"`
+	CacheBust string     `yaml:"cache_bust" example:"_v" desc:"query parameter that the origin ignores; with a random value it makes the caches in front of the origin look again, when their answer was too old"`
+	LearnTags *LearnTags `yaml:"learn_tags" desc:"where the origin's answers tell their tags; in addition to tags"`
+	EmitTags  []string   `yaml:"emit_tags" example:"Surrogate-Key, Cache-Tag" desc:"headers that tell an entry's tags to the next cache; only sent to peers of FRESHWIRE_TRUSTED_PROXIES, cut at 16 KB"`
 }
 
 // LearnTags says where an answer of the origin tells its tags.
 type LearnTags struct {
-	Headers []string `yaml:"headers" desc:"names of headers that list tags"`
-	JSON    []string `yaml:"json" desc:"paths in the body, each with the tag it makes"`
+	Headers []string `yaml:"headers" example:"Surrogate-Key, Cache-Tag" desc:"names of headers that list tags"`
+	JSON    []string `yaml:"json" example:"items[*].author.id → author:{}" desc:"paths in the body, each with the tag that its values make; -> is an arrow, too"`
 }
 
 const (
@@ -52,9 +51,6 @@ const (
 )
 
 func (c RouteConfig) withDefaults() RouteConfig {
-	if c.TTL == 0 {
-		c.TTL = defaultTTL
-	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
 	}
@@ -85,166 +81,15 @@ func (c RouteConfig) Validate() error {
 	return err
 }
 
-// compiled is a RouteConfig whose texts have been read.
-type compiled struct {
-	origin      template // up to the query
-	originQuery template // from the "?" on; empty when there is none
-	key         template // nil: path and query
-	tags        []template
-	query       []string
-	headers     http.Header // sent to the origin
+// Warnings returns what is allowed in c, but does not keep content fresh in
+// all cases.
+func (c RouteConfig) Warnings() []string {
+	var out []string
+	if c.LearnTags != nil && len(c.Tags) == 0 {
+		out = append(out, fmt.Sprintf("route %s: its tags are only learnt: what enters a list later has no tag there yet, so its event does not void the list; give it one of tags, too", c.Path))
+	}
+	return out
 }
-
-func compile(c RouteConfig) (*compiled, error) {
-	var errs []error
-	wrong := func(path string, err error) {
-		if err != nil {
-			errs = append(errs, &Mistake{path, err})
-		}
-	}
-	out := &compiled{query: c.Query}
-
-	names, err := pathNames(c.Path)
-	wrong("path", err)
-	if err == nil { // without its names, every template would look wrong
-		out.origin, out.originQuery, err = parseOrigin(c.Origin, names)
-		wrong("origin", err)
-		if c.Key != "" {
-			out.key, err = parseTemplate(c.Key, names)
-			wrong("key", err)
-			if err == nil {
-				wrong("key", keyTellsApart(c, out))
-			}
-		}
-		for i, tag := range c.Tags {
-			t, err := parseTemplate(tag, names)
-			if err == nil && tag == "" {
-				err = errors.New("an empty tag")
-			}
-			wrong(fmt.Sprintf("tags[%d]", i), err)
-			out.tags = append(out.tags, t)
-		}
-	}
-	for i, q := range c.Query {
-		at := fmt.Sprintf("query[%d]", i)
-		switch {
-		case q == "" || hasControl(q):
-			wrong(at, fmt.Errorf("%q is not the name of a parameter", q))
-		case slices.Contains(c.Query[:i], q):
-			wrong(at, fmt.Errorf("%q stands there twice", q))
-		case originSets(c.Origin, q):
-			wrong(at, fmt.Errorf("%q is set by origin already", q))
-		}
-	}
-	out.headers, err = originHeaders(c.Headers)
-	wrong("headers", err)
-
-	wrong("ttl", between(c.TTL, 0, longestTTL))
-	wrong("stale_while_revalidate", between(c.StaleWhileRevalidate, 0, longestTTL))
-	wrong("stale_if_error", between(c.StaleIfError, 0, longestTTL))
-	wrong("negative_ttl", between(c.NegativeTTL, 0, longestTTL))
-	wrong("timeout", between(c.Timeout, 0, longestTimeout))
-	if c.MaxBody < 0 || c.MaxBody > largestBody {
-		wrong("max_body", fmt.Errorf("%d bytes, want at most %d", c.MaxBody, largestBody))
-	}
-	if !isHeaderValue(c.CacheControl) {
-		wrong("cache_control", fmt.Errorf("%q is not the value of a header", c.CacheControl))
-	}
-	if c.Version != "" {
-		wrong("version", errLater)
-	}
-	if c.LearnTags != nil {
-		wrong("learn_tags", errLater)
-	}
-	return out, errors.Join(errs...)
-}
-
-var errLater = errors.New("known, but this version does not do it yet")
-
-// parseOrigin reads the URL of the origin, and refuses names where the host
-// could be changed with them.
-func parseOrigin(s string, names []string) (path, query template, err error) {
-	if s == "" {
-		return nil, nil, errors.New("missing: where does the content come from?")
-	}
-	scheme, rest, ok := strings.Cut(s, "://")
-	if !ok || scheme != "http" && scheme != "https" {
-		return nil, nil, errors.New("want a URL that begins with http:// or https://")
-	}
-	host, _, _ := strings.Cut(rest, "/")
-	host, _, _ = strings.Cut(host, "?")
-	if strings.ContainsAny(host, "{}") {
-		return nil, nil, errors.New("a name in the host would let a request choose whom to ask")
-	}
-	u, err := url.Parse(scheme + "://" + host)
-	if err != nil || u.Host == "" || u.Hostname() == "" {
-		return nil, nil, errors.New("the URL has no valid host")
-	}
-	if u.User != nil {
-		return nil, nil, errors.New("a user or password in the URL: send it with headers: {Authorization: …}")
-	}
-	if strings.Contains(rest, "#") {
-		return nil, nil, errors.New("a fragment (#) is never sent")
-	}
-	before, after, hasQuery := strings.Cut(s, "?")
-	if path, err = parseTemplate(before, names); err != nil {
-		return nil, nil, err
-	}
-	if hasQuery {
-		if query, err = parseTemplate(after, names); err != nil {
-			return nil, nil, err
-		}
-	}
-	// With every name filled in, it must be a URL.
-	try := path.fillEscaped(nil, func(string) string { return "x" })
-	if _, err := http.NewRequest(http.MethodGet, try, nil); err != nil {
-		return nil, nil, errors.New("not a valid URL")
-	}
-	return path, query, nil
-}
-
-// originSets reports whether the origin's URL has the parameter already.
-func originSets(origin, name string) bool {
-	_, query, _ := strings.Cut(origin, "?")
-	values, _ := url.ParseQuery(query)
-	return values.Has(name)
-}
-
-// keyTellsApart reports what makes the origin's answers differ, but not their
-// key: two contents would fight for one entry.
-func keyTellsApart(c RouteConfig, out *compiled) error {
-	inKey := out.key.names()
-	for _, n := range append(out.origin.names(), out.originQuery.names()...) {
-		if !slices.Contains(inKey, n) {
-			return fmt.Errorf("{%s} is in origin but not in the key: different content would have one name", n)
-		}
-	}
-	return nil
-}
-
-// originHeaders checks the headers that the config sends along.
-func originHeaders(headers map[string]string) (http.Header, error) {
-	out := http.Header{}
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(headers)) {
-		value := headers[name]
-		switch canonical := http.CanonicalHeaderKey(name); {
-		case !isToken(name):
-			errs = append(errs, fmt.Errorf("%q is not the name of a header", name))
-		case !isHeaderValue(value):
-			errs = append(errs, fmt.Errorf("the value of %s is not one of a header", name)) // maybe secret: not shown
-		case slices.Contains(ownHeaders, canonical):
-			errs = append(errs, fmt.Errorf("%s is set by freshwire", canonical))
-		default:
-			out.Set(canonical, value)
-		}
-	}
-	return out, errors.Join(errs...)
-}
-
-// ownHeaders are the headers to the origin that a config cannot set.
-var ownHeaders = []string{"Accept-Encoding", "Connection", "Content-Length", "Host", "If-Match", "If-Modified-Since",
-	"If-None-Match", "If-Range", "Range", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "X-Request-Id"}
 
 func between(d, low, high time.Duration) error {
 	if d < low || d > high {
@@ -265,6 +110,9 @@ func isToken(s string) bool {
 
 // isHeaderValue reports whether s may be the value of a header.
 func isHeaderValue(s string) bool { return !hasControl(s) }
+
+// isParameter reports whether s may be the name of a query parameter.
+func isParameter(s string) bool { return s != "" && !hasControl(s) }
 
 // hasControl reports whether s holds control characters.
 func hasControl(s string) bool {

@@ -52,7 +52,6 @@ func TestRouteSaysAllItsMistakesAtOnce(t *testing.T) {
 		"header of ours":               {with(func(c *RouteConfig) { c.Headers = map[string]string{"accept-encoding": "br"} }), []string{"headers: Accept-Encoding is set by freshwire"}},
 		"header with a newline":        {with(func(c *RouteConfig) { c.Headers = map[string]string{"X-A": "a\r\nb"} }), []string{"headers: the value of X-A"}},
 		"cache_control with a newline": {with(func(c *RouteConfig) { c.CacheControl = "a\nb" }), []string{"cache_control: not the value"}},
-		"later":                        {with(func(c *RouteConfig) { c.Version, c.LearnTags = "a.b", &LearnTags{} }), []string{"version: does not do it yet", "learn_tags: does not do it yet"}},
 		"numbers": {with(func(c *RouteConfig) {
 			c.TTL, c.StaleIfError, c.StaleWhileRevalidate, c.NegativeTTL, c.Timeout, c.MaxBody = -1, -1, -1, -1, time.Hour, -1
 		}), []string{"ttl: want between", "stale_while_revalidate: want", "stale_if_error: want", "negative_ttl: want", "timeout: want", "max_body: want"}},

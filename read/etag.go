@@ -11,11 +11,16 @@ import (
 // etagOf returns a strong entity tag: the origin's when it has one that fits
 // the body, else one made from the body.
 func etagOf(res response) string {
-	if tag := res.header.Get("Etag"); !res.decoded && isStrong(tag) {
+	if tag := res.header.Get("Etag"); !res.decoded && isStrong(tag) && !namesCoding(tag) {
 		return tag
 	}
 	sum := xxh3.Hash128(res.body).Bytes()
 	return `"` + hex.EncodeToString(sum[:]) + `"`
+}
+
+// namesCoding reports whether tag could be one of ours for another coding.
+func namesCoding(tag string) bool {
+	return strings.HasSuffix(tag, `-gzip"`) || strings.HasSuffix(tag, `-zstd"`)
 }
 
 // isStrong reports whether tag is a well-formed strong entity tag.
@@ -43,8 +48,8 @@ func etagEnd(s string) int {
 	return -1
 }
 
-// has reports whether the client has the content with this entity tag already,
-// by If-None-Match. Dates are not asked: within one second there may be two
+// has reports whether the client has content with this entity tag already, by
+// If-None-Match. Dates are not asked: within one second there may be two
 // versions, and a client that kept the first would be told that it is the last.
 func has(h http.Header, etag string) bool {
 	for _, line := range h["If-None-Match"] {

@@ -112,11 +112,10 @@ func TestCookieIsGivenToOneClientOnly(t *testing.T) {
 		http.SetCookie(w, &http.Cookie{Name: "session", Value: strconv.FormatInt(id, 10)})
 		fmt.Fprintf(w, "you are %d", id)
 	}, posts)
-	fetch := s.reader.fetch
-	s.reader.fetch = func(ctx context.Context, req cache.Request, fill cache.FillFunc) (cache.Result, error) {
+	s.before(func(fetch func() (cache.Result, error)) (cache.Result, error) {
 		waiting.Add(1)
-		return fetch(ctx, req, fill)
-	}
+		return fetch()
+	})
 	var mu sync.Mutex
 	cookies, bodies := map[string]int{}, map[string]int{}
 	var wg sync.WaitGroup
@@ -359,7 +358,7 @@ func TestMetricsHaveOneSeriesARoute(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, says("x"))
 	reg := prometheus.NewPedanticRegistry()
-	s.reader = New(s.store.Fetch, func() string { return "" }, testkit.Logger(t), Config{Metrics: reg})
+	s.reader = New(s.store, func() string { return "" }, testkit.Logger(t), Config{Metrics: reg})
 	s.mount(posts)
 	for i := range 20 {
 		s.get(fmt.Sprintf("/api/posts/%d", i%10))
@@ -386,13 +385,27 @@ func TestMetricsHaveOneSeriesARoute(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]float64{
-		"freshwire_read_requests_total hit": 10, "freshwire_read_requests_total miss": 10, "freshwire_read_requests_total error": 2,
+		"freshwire_read_requests_total fresh hit": 10, "freshwire_read_requests_total cold miss": 10, "freshwire_read_requests_total address error": 1, "freshwire_read_requests_total method error": 1,
 		"freshwire_read_seconds": 22, "freshwire_read_origin_seconds 2xx": 10,
 	} {
 		if got[name] != want {
 			t.Errorf("%s = %v, want %v", name, got[name], want)
 		}
 	}
+}
+
+// noCache asks the origin each time.
+type noCache struct{}
+
+func (noCache) Peek(cache.Request) (cache.Result, bool) { return cache.Result{}, false }
+
+func (noCache) Fetch(ctx context.Context, _ cache.Request, fill cache.FillFunc) (cache.Result, error) {
+	f, err := fill(ctx, nil)
+	return cache.Result{Entry: f.Entry(), Verdict: cache.Miss}, err
+}
+
+func (c noCache) Fill(ctx context.Context, req cache.Request, fill cache.FillFunc) (cache.Result, error) {
+	return c.Fetch(ctx, req, fill)
 }
 
 // Whatever is sent as path, query and headers, an answer comes, and it is one
@@ -407,11 +420,7 @@ func FuzzRequest(f *testing.F) {
 	// The cache is not what is tried here: each read asks the origin.
 	origin := httptest.NewServer(says("x"))
 	f.Cleanup(origin.Close)
-	alone := func(ctx context.Context, req cache.Request, fill cache.FillFunc) (cache.Result, error) {
-		filled, err := fill(ctx, nil)
-		return cache.Result{Entry: filled.Entry(), Verdict: cache.Miss}, err
-	}
-	reader := New(alone, func() string { return "1-0" }, testkit.Discard(), Config{})
+	reader := New(noCache{}, func() string { return "1-0" }, testkit.Discard(), Config{})
 	route, err := reader.Route(RouteConfig{Path: "/api/posts/{id}", Origin: origin.URL + "/posts/{id}", Query: []string{"lang"}})
 	if err != nil {
 		f.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,10 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/freshwire/freshwire/cache"
 )
 
 // Failures of an origin. All but errTooLarge and errStrange may be gone at the
@@ -24,15 +28,27 @@ var (
 	errOriginBusy   = errors.New("read: origin wants fewer requests")         // 429
 	errTooLarge     = errors.New("read: origin's answer is too large")        //
 	errStrange      = errors.New("read: origin's answer cannot be passed on") // redirects away, unknown codings
+	errOtherTag     = fmt.Errorf("%w: a 304 with another entity tag than was asked about", errStrange)
 )
 
-// response is a whole answer of the origin.
+// response is an answer of the origin.
 type response struct {
 	status     int
 	header     http.Header
-	body       []byte // identity coding
-	decoded    bool   // body was gzip: the origin's validators do not fit it
+	body       []byte      // identity coding
+	stream     *originBody // in place of body, where that was asked for and is worth it
+	decoded    bool        // body was gzip: the origin's validators do not fit it
 	redirected bool
+	held       *cache.Entry // what a 304 said is still good
+}
+
+// question is how an origin is asked, besides for what.
+type question struct {
+	requestID     string
+	authorization string       // not empty only for answers that are never stored
+	held          *cache.Entry // whose validators are sent along; nil for none
+	again         bool         // caches on the way must not answer
+	stream        bool         // a long body may come later
 }
 
 const maxRedirects = 3
@@ -42,8 +58,7 @@ const maxRedirects = 3
 func newClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true
-	transport.MaxConnsPerHost = 128 // an origin is a CMS: a cold cache must not be its end
-	transport.MaxIdleConnsPerHost = 32
+	transport.MaxIdleConnsPerHost = 64
 	transport.MaxResponseHeaderBytes = 64 << 10
 	return &http.Client{
 		Transport: transport,
@@ -58,96 +73,210 @@ func newClient() *http.Client {
 
 // ask fetches p from the origin. Only what p and the config say is sent: a
 // header of the client's would make content differ that has one key. The
-// exception is authorization, not empty only for answers that are never stored.
-func (rt *Route) ask(ctx context.Context, p place, authorization, requestID string) (response, error) {
+// exception is authorization.
+func (rt *Route) ask(ctx context.Context, p *place, q question) (response, error) {
 	if err := rt.outage.err(); err != nil {
 		rt.metrics.asked("skipped", 0)
 		return response{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, rt.cfg.Timeout)
-	defer cancel()
-	start := time.Now()
-	res, err := rt.roundTrip(ctx, p, authorization, requestID)
-	if !errors.Is(err, context.Canceled) { // a client that left says nothing of the origin
-		rt.outage.note(err)
+	if err := rt.gate.enter(ctx); err != nil {
+		cancel()
+		rt.metrics.asked("crowded", 0)
+		return response{}, err
 	}
-	took := time.Since(start)
-	outcome := outcomeOf(res, err)
-	rt.metrics.asked(outcome, took)
-	if err != nil && !errors.Is(err, context.Canceled) {
-		rt.log.WarnContext(ctx, "origin failed", "route", rt.cfg.Path, "key", p.key, "outcome", outcome,
-			"request_id", requestID, "took", took, "err", err)
+	start := time.Now()
+	ended := func(res response, err error) {
+		rt.gate.leave()
+		cancel()
+		if !errors.Is(err, context.Canceled) { // a client that left says nothing of the origin
+			rt.outage.note(err)
+		}
+		took, outcome := time.Since(start), outcomeOf(res, err)
+		rt.metrics.asked(outcome, took)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			rt.log.WarnContext(ctx, "origin failed", "route", rt.cfg.Path, "key", p.key, "outcome", outcome,
+				"request_id", q.requestID, "took", took, "err", err)
+		}
+	}
+	res, err := rt.roundTrip(ctx, p, q)
+	if res.stream != nil {
+		res.stream.ended = func(err error) { ended(res, err) }
+	} else {
+		ended(res, err)
 	}
 	return res, err
 }
 
-func (rt *Route) roundTrip(ctx context.Context, p place, authorization, requestID string) (response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.origin, nil)
+func (rt *Route) roundTrip(ctx context.Context, p *place, q question) (response, error) {
+	req, err := rt.request(ctx, p, q)
 	if err != nil {
 		return response{}, errNowhere // the template was tried at start, so the values do not make a URL
-	}
-	req.Header.Set("Accept", "*/*")
-	req.Header.Set("User-Agent", "freshwire")
-	for name, values := range rt.compiled.headers {
-		req.Header[name] = values
-	}
-	req.Header.Set("Accept-Encoding", "identity")
-	req.Header.Set("X-Request-Id", requestID)
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
 	}
 	res, err := rt.client.Do(req)
 	if err != nil {
 		return response{}, transportError(ctx, err)
 	}
-	defer res.Body.Close()
+	stays := false
+	defer func() {
+		if !stays {
+			res.Body.Close()
+		}
+	}()
 	out := response{status: res.StatusCode, header: res.Header, redirected: res.Request.URL.String() != req.URL.String()}
 	switch {
 	case res.StatusCode >= 500:
 		return response{}, fmt.Errorf("%w: status %d", errOriginFailed, res.StatusCode)
 	case res.StatusCode == http.StatusTooManyRequests:
 		return response{}, errOriginBusy
+	case res.StatusCode == http.StatusNotModified && q.held != nil && !out.redirected:
+		return renewed(q.held, out)
 	case res.StatusCode >= 300 && res.StatusCode < 400:
 		return response{}, fmt.Errorf("%w: status %d leads to another host, or too far; set origin to the final address", errStrange, res.StatusCode)
 	case res.StatusCode == http.StatusPartialContent:
 		return response{}, fmt.Errorf("%w: status 206 to a request for the whole", errStrange)
 	}
-	out.body, out.decoded, err = readBody(res, rt.cfg.MaxBody)
+	from, decoded, err := plainBody(res, rt.cfg.MaxBody)
 	if err != nil {
+		return response{}, transportError(ctx, err)
+	}
+	out.decoded = decoded
+	if q.stream && out.status == http.StatusOK && (res.ContentLength < 0 || res.ContentLength > streamAbove) && rt.compiled.notStorable(out) == "" {
+		stays = true
+		out.stream = &originBody{ctx: ctx, from: from, closer: res.Body, left: rt.cfg.MaxBody}
+		return out, nil
+	}
+	size := int64(-1)
+	if !decoded {
+		size = res.ContentLength
+	}
+	if out.body, err = readBody(from, size, rt.cfg.MaxBody); err != nil {
 		return response{}, transportError(ctx, err)
 	}
 	return out, nil
 }
 
-// readBody reads at most limit bytes, counted after decoding.
-func readBody(res *http.Response, limit int64) (body []byte, decoded bool, err error) {
-	from := io.Reader(res.Body)
+// request makes the request that asks q.
+func (rt *Route) request(ctx context.Context, p *place, q question) (*http.Request, error) {
+	address := p.origin
+	if q.again && rt.cfg.CacheBust != "" {
+		separator := "?"
+		if strings.Contains(address, "?") {
+			separator = "&"
+		}
+		address += separator + url.QueryEscape(rt.cfg.CacheBust) + "=" + rand.Text()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "*/*")
+	req.Header.Set("User-Agent", "freshwire")
+	for _, h := range []http.Header{rt.compiled.headers, p.varied} {
+		for name, values := range h {
+			req.Header[name] = values
+		}
+	}
+	if q.again {
+		req.Header.Set("Cache-Control", "no-cache")
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	req.Header.Set("X-Request-Id", q.requestID)
+	if q.authorization != "" {
+		req.Header.Set("Authorization", q.authorization)
+	}
+	if q.held != nil {
+		if tag := q.held.Header[validatorHeader]; len(tag) > 0 {
+			req.Header.Set("If-None-Match", tag[0])
+		}
+	}
+	return req, nil
+}
+
+// plainBody returns a reader of the body without its coding.
+func plainBody(res *http.Response, limit int64) (from io.Reader, decoded bool, err error) {
 	switch coding := strings.ToLower(strings.TrimSpace(res.Header.Get("Content-Encoding"))); coding {
 	case "", "identity":
 		if res.ContentLength > limit {
 			return nil, false, fmt.Errorf("%w: %d bytes, at most %d", errTooLarge, res.ContentLength, limit)
 		}
+		return res.Body, false, nil
 	case "gzip", "x-gzip": // not asked for, but some send nothing else
 		zip, err := gzip.NewReader(res.Body)
 		if err != nil {
 			return nil, false, fmt.Errorf("%w: broken gzip: %w", errStrange, err)
 		}
-		from, decoded = zip, true
+		return zip, true, nil
 	default:
 		return nil, false, fmt.Errorf("%w: content coding %q, which was not asked for", errStrange, coding)
 	}
+}
+
+// readBody reads at most limit bytes. size is the length that was told, or negative.
+func readBody(from io.Reader, size, limit int64) ([]byte, error) {
 	var buf bytes.Buffer
-	if res.ContentLength > 0 && !decoded {
-		buf.Grow(int(res.ContentLength) + bytes.MinRead)
+	if size > 0 {
+		buf.Grow(int(size) + bytes.MinRead)
 	}
 	n, err := buf.ReadFrom(io.LimitReader(from, limit+1))
 	switch {
 	case n > limit:
-		return nil, false, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
+		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
 	case err != nil:
-		return nil, false, err
+		return nil, err
 	}
-	return buf.Bytes(), decoded, nil
+	return buf.Bytes(), nil
+}
+
+// streamAbove is the length from which bodies are handed on while they come in.
+const streamAbove = 64 << 10
+
+// originBody is a body that still comes in. It holds the origin's place in the
+// gate, and its time limit, until it is closed.
+type originBody struct {
+	ctx    context.Context // of the request that it answers
+	from   io.Reader
+	closer io.Closer
+	left   int64 // bytes that it may still have
+	err    error
+	once   sync.Once
+	ended  func(error)
+}
+
+func (b *originBody) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1] // one more, to see that it is more
+	}
+	n, err := b.from.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		n, err = 0, fmt.Errorf("%w: more than what the route allows", errTooLarge)
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		b.err = io.EOF
+	case err != nil:
+		b.err = transportError(b.ctx, err)
+	}
+	return n, b.err
+}
+
+// Close ends the request. A body that is closed before its end was given up.
+func (b *originBody) Close() error {
+	err := b.closer.Close()
+	b.once.Do(func() {
+		switch {
+		case errors.Is(b.err, io.EOF):
+			b.ended(nil)
+		case b.err == nil:
+			b.ended(context.Canceled)
+		default:
+			b.ended(b.err)
+		}
+	})
+	return err
 }
 
 // transportError says which failure err is. The text of a url.Error holds the

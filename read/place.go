@@ -34,33 +34,42 @@ var errNowhere = errors.New("read: no such place")
 // with equal places get the same content; nothing else of a request reaches
 // the origin, so nothing else can make content differ.
 type place struct {
-	path   string // of the request, decoded
-	key    string // of the entry
-	base   string // what purges call it, where that is not the key
+	path   string            // of the request, decoded
+	values map[string]string // of the names of the path
+	query  string            // the allowed one
+	key    string            // of the entry
+	base   string            // what purges call it, where that is not the key
 	tags   []string
-	origin string // URL to fetch
+	origin string      // URL to fetch
+	varied http.Header // to send to the origin; nil where nothing varies
 
-	// source stands for origin. Entries carry it: keys are built from values as
-	// they are, since rules purge them by that name, so "post:{id}" with the id
-	// "1:comments" gives the key of "post:{id}:comments" with the id 1. An entry
-	// whose source is another is never served.
+	// source stands for origin and varied. Entries carry it: keys are built from
+	// values as they are, since rules purge them by that name, so "post:{id}"
+	// with the id "1:comments" gives the key of "post:{id}:comments" with the id
+	// 1. An entry whose source is another is never served.
 	source string
+
+	request cache.Request // prepared
 }
 
 // placeOf returns what r asks for. The router has decoded the path once and
 // matched it with c's.
 func (c *compiled) placeOf(r *http.Request) (place, error) {
-	p := r.URL.Path
+	return c.placeAt(r.URL.Path, mux.Vars(r), r.URL.RawQuery, c.variantOf(r.Header))
+}
+
+// placeAt returns the place of a decoded path, whose names have the values, in
+// one of its variants.
+func (c *compiled) placeAt(p string, values map[string]string, rawQuery string, variant int) (place, error) {
 	if err := checkPath(p); err != nil {
 		return place{}, err
 	}
-	values := mux.Vars(r)
 	for _, v := range values {
 		if len(v) > maxValue {
 			return place{}, fmt.Errorf("%w: a segment of %d bytes, at most %d", errAddress, len(v), maxValue)
 		}
 	}
-	query, err := c.allowedQuery(r.URL.RawQuery)
+	query, err := c.allowedQuery(rawQuery)
 	if err != nil {
 		return place{}, err
 	}
@@ -68,23 +77,43 @@ func (c *compiled) placeOf(r *http.Request) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	out := place{path: p, origin: origin, source: sourceOf(origin), tags: make([]string, len(c.tags))}
+	out := place{path: p, values: values, query: query, origin: origin, tags: make([]string, len(c.tags))}
 	for i, t := range c.tags {
 		out.tags[i] = t.fill(values)
 	}
-	out.key = defaultKey(p)
+	return c.variant(out, variant)
+}
+
+// variant returns another variant of p.
+func (c *compiled) variant(p place, n int) (place, error) {
+	p.key, p.base, p.source = defaultKey(p.path), "", p.origin
 	if c.key != nil {
-		if out.key = c.key.fill(values); out.key == "" {
+		if p.key = c.key.fill(p.values); p.key == "" {
 			return place{}, errNowhere
 		}
 	}
-	if query != "" {
-		out.key, out.base = out.key+"?"+query, out.key
+	target := (&url.URL{Path: p.path}).EscapedPath()
+	if p.query != "" {
+		target += "?" + p.query
 	}
-	if len(out.key) > cache.MaxKey {
-		return place{}, fmt.Errorf("%w: a key of %d bytes, at most %d", errAddress, len(out.key), cache.MaxKey)
+	name := p.key + "?" + p.query
+	if len(c.vary) > 0 { // a query cannot hold #
+		text := "#" + c.variantText(n)
+		name, target, p.source = name+text, target+text, p.source+text
+		p.varied = http.Header{}
+		for i, v := range c.variantValues(n) {
+			p.varied[c.vary[i].name] = []string{v}
+		}
 	}
-	return out, nil
+	if p.query != "" || len(c.vary) > 0 {
+		p.key, p.base = name, p.key
+	}
+	if len(p.key) > cache.MaxKey {
+		return place{}, fmt.Errorf("%w: a key of %d bytes, at most %d", errAddress, len(p.key), cache.MaxKey)
+	}
+	p.source = sourceOf(p.source)
+	p.request = cache.Request{Key: p.key, Base: p.base, Path: p.path, Tags: p.tags, Target: target}.Prepare()
+	return p, nil
 }
 
 // checkPath refuses paths that have a second spelling, which would be a
@@ -152,8 +181,8 @@ func (c *compiled) originURL(values map[string]string, query string) (string, er
 }
 
 // sourceOf returns a short name of a URL, which may hold secrets.
-func sourceOf(url string) string {
-	sum := sha256.Sum256([]byte(url))
+func sourceOf(origin string) string {
+	sum := sha256.Sum256([]byte(origin))
 	return hex.EncodeToString(sum[:16])
 }
 

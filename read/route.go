@@ -1,81 +1,17 @@
-// Package read answers GET and HEAD from the cache and, on a miss, from the
-// origin, by the routes of freshwire.yaml.
-//
-// Hold one Reader a process and one Route for each entry of "routes". Mount a
-// Route with gorilla/mux on its own path, for all methods; the router cleans
-// and decodes paths, as it does unless told otherwise.
-//
-//	reader := read.New(store.Fetch, position, log, read.Config{})
-//	route, err := reader.Route(cfg)
-//	router.Handle(cfg.Path, route)
-//
-// It promises: the origin is sent nothing but what is in the key, so no
-// request can change what others get under it. What the origin meant for one
-// client (Set-Cookie, private, no-store, Vary) and what was asked for with
-// Authorization is never stored and never given to another client. The
-// position in Freshwire-Position is one that the content is not older than.
 package read
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/freshwire/freshwire/cache"
-	"github.com/prometheus/client_golang/prometheus"
 )
-
-// Fetch reads through the cache: cache.Store's method of that name.
-type Fetch func(context.Context, cache.Request, cache.FillFunc) (cache.Result, error)
-
-// Config of a Reader. The zero Config works.
-type Config struct {
-	// CORSOrigins may read with credentials, each exact: scheme, host and port.
-	CORSOrigins []string `envconfig:"CORS_ORIGINS" desc:"exact origins that may read the routes with credentials"`
-
-	// Metrics, when not nil, is told what is read.
-	Metrics prometheus.Registerer `ignored:"true"`
-}
-
-// Validate reports every origin that no browser would send.
-func (c Config) Validate() error {
-	var errs []error
-	for _, o := range c.CORSOrigins {
-		u, err := url.Parse(o)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Scheme+"://"+strings.ToLower(u.Host) != o {
-			errs = append(errs, fmt.Errorf("CORS origin %q: want scheme://host or scheme://host:port in lower case, and nothing else", o))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Reader holds what routes share.
-type Reader struct {
-	fetch    Fetch
-	position func() string
-	log      *slog.Logger
-	cfg      Config
-	client   *http.Client
-	metrics  *metrics
-
-	positionLate bool // a fault that tests put in: the position is taken after the look-up
-}
-
-// New returns a Reader. position tells how far in the log of changes this
-// process is; what it returned before a look-up goes out with the content.
-func New(fetch Fetch, position func() string, log *slog.Logger, cfg Config) *Reader {
-	return &Reader{fetch: fetch, position: position, log: log, cfg: cfg, client: newClient(), metrics: newMetrics(cfg.Metrics)}
-}
 
 // Route serves one entry of "routes".
 type Route struct {
@@ -83,16 +19,8 @@ type Route struct {
 	cfg      RouteConfig
 	compiled *compiled
 	metrics  routeMetrics
+	gate     *gate
 	outage   outage
-}
-
-// Route returns the handler of cfg, or all of cfg's mistakes, each a *Mistake.
-func (rd *Reader) Route(cfg RouteConfig) (*Route, error) {
-	compiled, err := compile(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return &Route{Reader: rd, cfg: cfg.withDefaults(), compiled: compiled, metrics: rd.metrics.of(cfg.Path)}, nil
 }
 
 // The verdicts of an answer; in capitals they are the value of X-Cache.
@@ -110,154 +38,145 @@ var (
 )
 
 func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
-	// Before the look-up. After it, an event could come in between, and who
-	// subscribes from here would never hear of it.
-	position := rt.position()
+	// The position is taken before the look-up. After it, an event could come in
+	// between, and who subscribes from here would never hear of it.
+	start, position := time.Now(), rt.position()
 	rt.allowOrigin(w.Header(), r)
 	if r.Method == http.MethodOptions {
 		rt.preflight(w, r)
 		return
 	}
-	verdict := verdictError
-	p, a, err := rt.answer(r, position, requestIDOf(w))
+	var k *known
+	err := errMethod
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		k, err = rt.know(r)
+	}
 	if err != nil {
 		rt.refuse(w, r, err)
-	} else {
-		verdict = a.verdict
-		if rt.positionLate {
-			a.position = rt.position()
-		}
-		rt.write(w, r, a)
+		rt.done(r, "", verdictError, reasonOf(err), start, err)
+		return
 	}
+	rt.read(w, r, k, start, position)
+}
+
+// read answers GET and HEAD of a known place.
+func (rt *Route) read(w http.ResponseWriter, r *http.Request, k *known, start time.Time, position string) {
+	p, variant, err := k.place(r.Header)
+	var verdict, reason string
+	if err == nil {
+		verdict, reason, err = rt.answer(w, r, k, p, variant, position)
+	}
+	if err != nil {
+		rt.refuse(w, r, err)
+		verdict, reason = verdictError, reasonOf(err)
+	}
+	key := ""
+	if p != nil {
+		key = p.key
+	}
+	rt.done(r, key, verdict, reason, start, err)
+}
+
+// done counts an answer.
+func (rt *Route) done(r *http.Request, key, verdict, reason string, start time.Time, err error) {
 	took := time.Since(start)
-	rt.metrics.answered(verdict, took)
+	if verdict == verdictHit {
+		rt.metrics.hits.Inc()
+	} else {
+		rt.metrics.count(verdict, reason)
+	}
+	rt.metrics.seconds.Observe(took.Seconds())
 	if rt.log.Enabled(r.Context(), slog.LevelDebug) {
-		rt.log.DebugContext(r.Context(), "read", "route", rt.cfg.Path, "key", p.key, "verdict", verdict, "took", took, "err", err)
+		rt.log.DebugContext(r.Context(), "read", "route", rt.cfg.Path, "key", key, "verdict", verdict, "reason", reason, "took", took, "err", err)
 	}
 }
 
-// answer finds the answer to r.
-func (rt *Route) answer(r *http.Request, position, requestID string) (place, answer, error) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return place{}, answer{}, errMethod
-	}
-	p, err := rt.compiled.placeOf(r)
-	if err != nil {
-		return p, answer{}, err
-	}
+// answer finds the answer to r, and sends it unless there is an error.
+func (rt *Route) answer(w http.ResponseWriter, r *http.Request, k *known, p *place, variant int, position string) (verdict, reason string, err error) {
+	authorization, authorized := r.Header["Authorization"]
 	after, err := parseAfter(r.Header)
 	if err != nil {
-		return p, answer{}, err
+		return "", "", err
 	}
-	var a answer
-	if authorization, given := r.Header["Authorization"]; given {
-		a, err = rt.pass(r.Context(), p, strings.Join(authorization, ", "), requestID, whyAuthorization)
-		a.position = position
-	} else {
-		a, err = rt.cached(r.Context(), p, cache.Request{Key: p.key, Base: p.base, Path: p.path, Tags: p.tags, After: after, Position: position}, requestID)
+	req := p.request
+	req.Position, req.After = position, after
+	if !authorized && after == 0 {
+		if res, ok := rt.cache.Peek(req); ok && rt.viewOf(res.Entry).source == p.source {
+			if rt.positionLate {
+				res.Position = rt.position()
+			}
+			requestIDOf(w)
+			return verdictHit, reasonFresh, rt.give(w, r, res, nil)
+		}
 	}
-	return p, a, err
-}
-
-// cached reads p through the cache.
-func (rt *Route) cached(ctx context.Context, p place, req cache.Request, requestID string) (answer, error) {
-	// An answer that may not be stored does not enter the cache, where those
-	// who wait for the same key could get it. It is left here, for the one
-	// client whose request fetched it; the others ask for their own.
-	var mine atomic.Pointer[response]
-	res, err := rt.fetch(ctx, req, func(ctx context.Context, _ *cache.Entry) (cache.Fill, error) {
-		res, err := rt.ask(ctx, p, "", requestID)
-		if err != nil {
-			return cache.Fill{}, err
-		}
-		if notStorable(res) != "" {
-			mine.Store(&res)
-			return cache.Fill{Status: http.StatusNoContent, NoStore: true}, nil
-		}
-		return rt.fillOf(p, res), nil
-	})
+	j := &errand{rt: rt, place: p, requestID: requestIDOf(w), otherVariants: k.hasOthers(variant)}
+	if authorized {
+		return j.pass(w, r, strings.Join(authorization, ", "), reasonAuthorization, position)
+	}
+	req.NoBody = rt.headIsEnough(r, p)
+	res, err := rt.cache.Fetch(r.Context(), req, j.fill)
 	if err != nil {
-		return answer{}, err
+		return "", "", err
 	}
-	var a answer
-	switch own, source := mine.Load(), res.Entry.Header[sourceHeader]; {
+	if rt.positionLate {
+		res.Position = rt.position()
+		position = res.Position
+	}
+	switch own, source := j.mine.Load(), rt.viewOf(res.Entry).source; {
 	case own != nil:
-		a = passed(*own, notStorable(*own))
-	case len(source) == 0: // somebody else's, and not to be shared
-		a, err = rt.pass(ctx, p, "", requestID, cache.DetailNoStore)
-	case source[0] != p.source:
+		why := rt.compiled.notStorable(*own)
+		rt.writeOwn(w, r, *own, why, position)
+		return verdictBypass, why, nil
+	case source == "": // somebody else's, and not to be shared
+		return j.pass(w, r, "", cache.DetailNoStore, position)
+	case source != p.source:
 		rt.metrics.collisions.Inc()
-		a, err = rt.pass(ctx, p, "", requestID, "key-collision")
-	default:
-		return fromCache(res)
+		return j.pass(w, r, "", reasonCollision, position)
 	}
-	a.position = req.Position
-	return a, err
-}
-
-const whyAuthorization = "authorization"
-
-// sourceHeader is kept with entries and never sent; see place.source.
-const sourceHeader = "Freshwire-Source"
-
-// fillOf makes an entry's content of a storable answer. Of one that says that
-// there is nothing, only that is kept.
-func (rt *Route) fillOf(p place, res response) cache.Fill {
-	if res.status == http.StatusNotFound || res.status == http.StatusGone {
-		return cache.Fill{
-			Status: http.StatusNotFound, Negative: true, TTL: rt.cfg.NegativeTTL,
-			Header: map[string][]string{sourceHeader: {p.source}},
-		}
-	}
-	header := keptHeaders(res.header)
-	header[sourceHeader] = []string{p.source}
-	return cache.Fill{
-		Status: res.status, Header: header, ETag: etagOf(res), Body: res.body,
-		TTL: rt.cfg.TTL, SWR: rt.cfg.StaleWhileRevalidate, SIE: rt.cfg.StaleIfError,
-	}
+	k.saw(variant)
+	return string(res.Verdict), j.reason(res), rt.give(w, r, res, j)
 }
 
 // pass asks the origin for one client. The answer is never stored.
-func (rt *Route) pass(ctx context.Context, p place, authorization, requestID, why string) (answer, error) {
-	res, err := rt.ask(ctx, p, authorization, requestID)
+func (j *errand) pass(w http.ResponseWriter, r *http.Request, authorization, why, position string) (verdict, reason string, err error) {
+	res, err := j.rt.ask(r.Context(), j.place, question{requestID: j.requestID, authorization: authorization})
 	if err != nil {
-		return answer{}, err
+		return "", "", err
 	}
-	return passed(res, why), nil
+	j.rt.writeOwn(w, r, res, why, position)
+	return verdictBypass, why, nil
 }
 
-// allowOrigin lets pages of the listed origins read the answer.
-func (rt *Route) allowOrigin(h http.Header, r *http.Request) {
-	if len(rt.Reader.cfg.CORSOrigins) == 0 {
-		return
+// headIsEnough returns what tells whether r can be answered without an entry's
+// body: a HEAD, or a client that has the content already. Of content that may
+// be packed, only who holds it knows how long it is.
+func (rt *Route) headIsEnough(r *http.Request, p *place) func(*cache.Entry) bool {
+	head, conditional := r.Method == http.MethodHead, len(r.Header["If-None-Match"]) > 0
+	if !head && !conditional {
+		return nil
 	}
-	h.Add("Vary", "Origin") // also on answers to others: a cache in between must not hand them over
-	origin := r.Header.Get("Origin")
-	if !slices.Contains(rt.Reader.cfg.CORSOrigins, origin) {
-		return
+	return func(e *cache.Entry) bool {
+		v := rt.viewOf(e)
+		switch {
+		case v.source != p.source:
+			return false
+		case e.Negative:
+			return true
+		}
+		wants := accepted{}
+		if v.choice {
+			wants = acceptedBy(r.Header["Accept-Encoding"])
+		}
+		if conditional && e.ETag != "" && v.matched(r.Header, e.ETag, wants.best(), wants) != "" {
+			return true
+		}
+		return head && wants.best() == identity
 	}
-	h.Set("Access-Control-Allow-Origin", origin)
-	h.Set("Access-Control-Allow-Credentials", "true")
-	h.Set("Access-Control-Expose-Headers", "Age, Cache-Status, ETag, Freshwire-Position, Freshwire-Seq, Retry-After, X-Cache")
 }
-
-// preflight answers OPTIONS.
-func (rt *Route) preflight(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Allow", allowed)
-	if h.Get("Access-Control-Allow-Origin") != "" && r.Header.Get("Access-Control-Request-Method") != "" {
-		h.Set("Access-Control-Allow-Methods", "GET, HEAD")
-		h.Set("Access-Control-Allow-Headers", "Authorization, Freshwire-After, If-None-Match")
-		h.Set("Access-Control-Max-Age", "600")
-	}
-	w.WriteHeader(http.StatusNoContent)
-}
-
-const allowed = "GET, HEAD, OPTIONS"
 
 // refuse answers with an error.
 func (rt *Route) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	addVary(w.Header(), rt.varied(false))
 	status, detail, retryAfter := problemOf(err)
 	if status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", allowed)
@@ -271,11 +190,11 @@ func (rt *Route) refuse(w http.ResponseWriter, r *http.Request, err error) {
 // requestIDOf returns the id that the request was given, and gives it one
 // when nobody did.
 func requestIDOf(w http.ResponseWriter) string {
-	id := w.Header().Get("X-Request-Id")
-	if id == "" {
-		id = rand.Text()
-		w.Header().Set("X-Request-Id", id)
+	if id := w.Header()["X-Request-Id"]; len(id) > 0 && id[0] != "" {
+		return id[0]
 	}
+	id := rand.Text()
+	w.Header()["X-Request-Id"] = []string{id}
 	return id
 }
 

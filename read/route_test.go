@@ -53,11 +53,31 @@ func newSite(t testing.TB, serve http.HandlerFunc, cfgs ...RouteConfig) *site {
 	log := testkit.Logger(t)
 	s.store = cache.New(s.rdb, log, cache.Config{})
 	testkit.Go(t, s.store.Run)
-	s.reader = New(s.store.Fetch, func() string { return *s.position.Load() }, log, Config{CORSOrigins: []string{"https://shop.example"}})
+	s.reader = New(s.store, func() string { return *s.position.Load() }, log, Config{CORSOrigins: []string{"https://shop.example"}})
 	for _, cfg := range cfgs {
 		s.mount(cfg)
 	}
 	return s
+}
+
+// before calls f for each Fetch of the reader, with what continues it.
+func (s *site) before(f fetchFunc) {
+	s.reader.cache = intercepted{s.reader.cache, f}
+}
+
+type fetchFunc func(fetch func() (cache.Result, error)) (cache.Result, error)
+
+// intercepted is a cache each Fetch of which goes through a function. Nothing
+// is answered from memory.
+type intercepted struct {
+	Cache
+	f fetchFunc
+}
+
+func (c intercepted) Peek(cache.Request) (cache.Result, bool) { return cache.Result{}, false }
+
+func (c intercepted) Fetch(ctx context.Context, req cache.Request, fill cache.FillFunc) (cache.Result, error) {
+	return c.f(func() (cache.Result, error) { return c.Cache.Fetch(ctx, req, fill) })
 }
 
 func (s *site) at(position string) { s.position.Store(&position) }
@@ -375,11 +395,10 @@ func TestManyReadersOfAColdKeyAskTheOriginOnce(t *testing.T) {
 	release := make(chan struct{})
 	s := newSite(t, func(w http.ResponseWriter, r *http.Request) { <-release; io.WriteString(w, "x") }, posts)
 	var waiting atomic.Int64
-	fetch := s.reader.fetch
-	s.reader.fetch = func(ctx context.Context, req cache.Request, fill cache.FillFunc) (cache.Result, error) {
+	s.before(func(fetch func() (cache.Result, error)) (cache.Result, error) {
 		waiting.Add(1)
-		return fetch(ctx, req, fill)
-	}
+		return fetch()
+	})
 	var wg sync.WaitGroup
 	var collapsed atomic.Int64
 	for range readers {
@@ -409,7 +428,7 @@ func TestReadAfterASeqIsAtLeastThatNew(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, counts(), posts)
 	deaf := cache.New(s.rdb, testkit.Logger(t), cache.Config{}) // does not run: it syncs when a read makes it
-	s.reader.fetch = deaf.Fetch
+	s.reader.cache = deaf
 	s.expect("cold", s.get("/api/posts/1"), `200 MISS "v1"`)
 	mark, err := s.store.Invalidate(t.Context(), cache.Purge{Tags: []string{"posts"}}, cache.Mark{})
 	if err != nil {
@@ -439,12 +458,11 @@ func TestPositionIsOfBeforeTheLookUp(t *testing.T) {
 	for name, late := range map[string]bool{"as shipped": false, "taken after the look-up": true} {
 		s := newSite(t, says("x"), posts)
 		s.reader.positionLate = late
-		fetch := s.reader.fetch
-		s.reader.fetch = func(ctx context.Context, req cache.Request, fill cache.FillFunc) (cache.Result, error) {
-			res, err := fetch(ctx, req, fill)
+		s.before(func(fetch func() (cache.Result, error)) (cache.Result, error) {
+			res, err := fetch()
 			s.at("8-0") // an event whose content this read does not have
 			return res, err
-		}
+		})
 		for _, what := range []string{"MISS", "HIT"} {
 			s.at("7-0")
 			a := s.get("/api/posts/1")
@@ -465,7 +483,7 @@ func TestReadsGoOnWithoutRedis(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() { rdb.Close() })
 	store := cache.New(rdb, testkit.Logger(t), cache.Config{})
-	s.reader.fetch = store.Fetch
+	s.reader.cache = store
 	s.expect("with Redis", s.get("/api/posts/1"), `200 MISS "v1"`)
 	server.Kill()
 	testkit.Until(t, "the store is known to be away", func() bool { return strings.Contains(s.get("/api/posts/1").header.Get("Cache-Status"), "ledger-away") })
@@ -507,39 +525,6 @@ func TestListedOriginsMayRead(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkHit(b *testing.B) {
-	for _, size := range []int{1 << 10, 64 << 10} {
-		b.Run("body="+strconv.Itoa(size), func(b *testing.B) {
-			s := newSite(b, says(strings.Repeat("x", size), "Content-Type: application/json"), posts)
-			s.reader.log = testkit.Discard()
-			s.mount(RouteConfig{Path: "/quiet/{id}", Origin: "ORIGIN/{id}", Key: "quiet:{id}", Tags: []string{"a", "b:{id}"}})
-			if a := s.get("/quiet/1"); a.status != 200 {
-				b.Fatal(a)
-			}
-			r := httptest.NewRequest("GET", "/quiet/1", nil)
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			for b.Loop() {
-				w := &blackHole{header: http.Header{}}
-				s.router.ServeHTTP(w, r)
-				if w.status != 200 || w.header.Get("X-Cache") != "HIT" {
-					b.Fatal(w.status, w.header)
-				}
-			}
-		})
-	}
-}
-
-// blackHole is a ResponseWriter that keeps no body.
-type blackHole struct {
-	header http.Header
-	status int
-}
-
-func (w *blackHole) Header() http.Header         { return w.header }
-func (w *blackHole) Write(b []byte) (int, error) { return len(b), nil }
-func (w *blackHole) WriteHeader(status int)      { w.status = status }
 
 func ExampleRouteConfig_Validate() {
 	err := RouteConfig{Path: "/api/posts/{id}", Origin: "https://{id}.example/", Key: "post:{ID}"}.Validate()

@@ -9,9 +9,9 @@ import (
 // notStorable returns why res belongs to one client alone, or must not be
 // kept: a word for Cache-Status, or "" when it may be stored.
 //
-// The origin's max-age and no-cache do not count: the route says how long an
-// entry is fresh, and purges say when it is not.
-func notStorable(res response) string {
+// The origin's no-cache does not count: purges say when an entry is not good
+// any more.
+func (c *compiled) notStorable(res response) string {
 	switch res.status {
 	case http.StatusOK, http.StatusNonAuthoritativeInfo, http.StatusNotFound, http.StatusGone:
 	default:
@@ -25,40 +25,29 @@ func notStorable(res response) string {
 	if len(res.header["Set-Cookie"]) > 0 {
 		return "set-cookie"
 	}
-	for d := range directives(res.header) {
-		if d == "private" || d == "no-store" {
+	said := controlOf(res.header)
+	for _, d := range []string{"private", "no-store"} {
+		if said.says(d) {
 			return d
 		}
 	}
-	if varies(res.header) {
+	if c.varies(res.header) {
 		return "vary"
 	}
 	return ""
-}
-
-// directives yields the names in Cache-Control, in lower case.
-func directives(h http.Header) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, line := range h["Cache-Control"] {
-			for _, d := range splitList(line) {
-				name, _, _ := strings.Cut(d, "=")
-				if !yield(strings.ToLower(strings.TrimSpace(name))) {
-					return
-				}
-			}
-		}
-	}
 }
 
 // sentAlike are request headers that the origin never sees differ: we ask for
 // one coding, and answer for other origins (CORS) ourselves.
 var sentAlike = []string{"accept-encoding", "origin", "access-control-request-method", "access-control-request-headers"}
 
-// varies reports whether the origin would have answered other clients otherwise.
-func varies(h http.Header) bool {
+// varies reports whether the origin would have answered other clients of the
+// same variant otherwise.
+func (c *compiled) varies(h http.Header) bool {
 	for _, line := range h["Vary"] {
 		for _, field := range splitList(line) {
-			if !slices.Contains(sentAlike, strings.ToLower(field)) {
+			keyed := slices.ContainsFunc(c.vary, func(v varyHeader) bool { return strings.EqualFold(v.name, field) })
+			if !keyed && !slices.Contains(sentAlike, strings.ToLower(field)) {
 				return true
 			}
 		}

@@ -8,6 +8,7 @@ import (
 )
 
 func TestOnlyAnswersForEverybodyAreStored(t *testing.T) {
+	plain := &compiled{}
 	with := func(pairs ...string) http.Header {
 		h := http.Header{}
 		for i := 0; i < len(pairs); i += 2 {
@@ -44,11 +45,11 @@ func TestOnlyAnswersForEverybodyAreStored(t *testing.T) {
 		{200, with("Vary", "Accept-Encoding", "Vary", "Cookie"), "vary"},
 		{200, with("Vary", "Accept-Language"), "vary"},
 	} {
-		if got := notStorable(response{status: tc.status, header: tc.header}); got != tc.want {
+		if got := plain.notStorable(response{status: tc.status, header: tc.header}); got != tc.want {
 			t.Errorf("notStorable(%d, %v) = %q, want %q", tc.status, tc.header, got, tc.want)
 		}
 	}
-	if got := notStorable(response{status: 200, redirected: true}); got != "redirect" {
+	if got := plain.notStorable(response{status: 200, redirected: true}); got != "redirect" {
 		t.Errorf("notStorable after a redirect = %q", got)
 	}
 }

@@ -84,6 +84,38 @@ func (t template) fill(values map[string]string) string {
 	return b.String()
 }
 
+// invert returns the values with which t is filled to text. Where several
+// would do, names take as little as they can, from the left.
+func (t template) invert(text string) (values map[string]string, ok bool) {
+	values = map[string]string{}
+	for i, p := range t {
+		if p.name == "" {
+			if text, ok = strings.CutPrefix(text, p.literal); !ok {
+				return nil, false
+			}
+			continue
+		}
+		end := len(text)
+		if i+1 < len(t) {
+			if next := t[i+1]; next.name != "" {
+				end = min(1, len(text)) // two names side by side: nothing tells where one ends
+			} else if i+2 == len(t) {
+				end = strings.LastIndex(text, next.literal)
+			} else {
+				end = strings.Index(text, next.literal)
+			}
+		}
+		if end <= 0 {
+			return nil, false
+		}
+		if before, again := values[p.name]; again && before != text[:end] {
+			return nil, false
+		}
+		values[p.name], text = text[:end], text[end:]
+	}
+	return values, len(t) > 0 && text == ""
+}
+
 // fillEscaped puts values in, each passed through escape.
 func (t template) fillEscaped(values map[string]string, escape func(string) string) string {
 	var b strings.Builder

@@ -78,7 +78,7 @@ func (a *app) urls() (http.Handler, error) {
 		}
 		return "" // the tail has not caught up: no position can be promised
 	}
-	reader := read.New(a.cache.Fetch, position, a.log, a.configs.Read)
+	reader := read.New(a.cache, position, a.log, a.configs.Read)
 	for i, cfg := range a.site.file.Routes {
 		route, err := reader.Route(cfg)
 		if err != nil {
