@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 )
@@ -54,14 +55,22 @@ type Fill struct {
 	// voids it.
 	Incomplete bool
 	// Stream, when not nil, is the body in place of Body, while it still comes in.
-	// The cache reads it to its end, and closes it.
+	// The cache reads it to its end, and closes it. The read that began the fetch
+	// gets it as it comes.
 	Stream io.ReadCloser
+	// Finish, when not nil, is called with the whole body, and tells all of this
+	// again, but for the body: so the ETag, the tags and the versions may be made
+	// of it. With Versions that are not nil, nobody gets the body before.
+	Finish func(body []byte) Fill
 }
 
 // FillFunc asks the origin. held is the entry that is there already, void or
 // expired, or nil; a conditional request may use its ETag and body, and then
 // returns them in full, with the tags of both answers. The context outlives
 // the first reader, and has a limit of its own.
+//
+// It may be called again, also after the read that brought it has its answer:
+// where the origin shows less than an event announced.
 type FillFunc func(ctx context.Context, held *Entry) (Fill, error)
 
 // Verdict says where an answer came from.
@@ -81,7 +90,8 @@ const (
 	DetailAway        = "ledger-away"  // bypass: nobody can tell what is void
 	DetailNoStore     = "no-store"     // not to be shared
 	DetailOriginLag   = "origin-lag"   // the origin does not show what an event announced
-	DetailCrowded     = "crowded"      // too many fetches in flight to begin a shared one
+	DetailCrowded     = "crowded"      // too many fetches in flight to begin a shared one, or too many who wait for one
+	DetailTooLarge    = "too-large"    // beyond Config.MaxBody
 )
 
 // Result is the answer to a Request.
@@ -104,96 +114,146 @@ type Result struct {
 // Fetch returns what is cached for req, or asks the origin by fill and keeps
 // the answer. Of many that ask for one key, one asks the origin.
 //
-// An error is fill's, or that of a bad key or an ended context. Redis being
-// away is no error: then every answer comes from the origin.
+// An error is fill's, or that of a bad key, an ended context or a crowd. Redis
+// being away is no error: then every answer comes from the origin.
 func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, error) {
 	if err := checkKey(req.Key); err != nil {
 		return Result{}, err
 	}
-	want := req.wanted()
+	w := errand{Request: req, want: req.wanted(), fill: fill}
 	if !s.reached(ctx, req.After) {
-		return s.fetchAlone(ctx, req, want, fill, DetailAway)
+		return s.fetchAlone(ctx, w, DetailAway)
 	}
-	e, state := s.find(ctx, req, want)
-	switch state {
+	var found state
+	w.seen, found = s.find(ctx, req, w.want)
+	switch found {
 	case current:
-		return s.result(req, e, Hit, ""), nil
+		s.refreshEarly(ctx, w)
+		return s.result(req, w.seen, Hit, ""), nil
 	case expired:
-		if s.now().wall.Before(e.StaleUntil) {
-			if f, _ := s.join(ctx, req, want, fill); f == nil {
-				return s.result(req, e, Stale, DetailCrowded), nil
+		if s.now().wall.Before(w.seen.StaleUntil) {
+			if _, err := s.join(ctx, w, false); err != nil {
+				return s.result(req, w.seen, Stale, DetailCrowded), nil
 			}
-			return s.result(req, e, Stale, DetailRefreshing), nil
+			return s.result(req, w.seen, Stale, DetailRefreshing), nil
 		}
 	}
-	return s.fetch(ctx, req, want, fill)
+	w.streams = true
+	return s.fetch(ctx, w)
 }
 
-// Fill asks the origin whatever is cached, and keeps the answer.
+// Fill asks the origin whatever is cached, and keeps the answer. It shares a
+// call of the origin that begins after it was called, never an earlier one. It
+// counts as no read.
 func (s *Store) Fill(ctx context.Context, req Request, fill FillFunc) (Result, error) {
 	if err := checkKey(req.Key); err != nil {
 		return Result{}, err
 	}
-	want, at := req.wanted(), s.mirror.position()
-	answer, err := s.ask(ctx, nil, fill)
-	if err != nil {
-		return Result{}, err
-	}
-	r := s.result(req, s.newEntry(req, want, answer, at), Miss, "")
-	r.Stored = s.refusal(req.Key, r.Entry, answer) == "" && s.store(ctx, req.Key, r.Entry, "")
-	return r, nil
+	return s.fetch(ctx, errand{Request: req, want: req.wanted(), fill: fill, anew: true})
 }
 
 // fetch shares the origin's answer with all who ask for the key. The result of
-// a fetch that began before this read may be older than what its reader was
-// told, so it is checked like a stored entry. The next one need not be: it
-// began after this read.
-func (s *Store) fetch(ctx context.Context, req Request, want []string, fill FillFunc) (Result, error) {
+// a call that began before this read may be older than what its reader was
+// told, so it is checked like a stored entry, and may not do at all. The next
+// one need not be checked: it began after this read.
+func (s *Store) fetch(ctx context.Context, w errand) (Result, error) {
 	for later := false; ; later = true {
-		f, joined := s.join(ctx, req, want, fill)
-		if f == nil {
-			return s.fetchAlone(ctx, req, want, fill, DetailCrowded)
+		t, err := s.join(ctx, w, true)
+		switch {
+		case errors.Is(err, errFull):
+			return s.fetchAlone(ctx, w, DetailCrowded)
+		case err != nil:
+			return s.instead(w, w.seen, DetailCrowded, err)
+		}
+		landed := t.done
+		if t.first {
+			landed = t.flowing
 		}
 		select {
-		case <-f.done:
+		case <-landed:
 		case <-ctx.Done():
+			s.rise(t)
 			return Result{}, ctx.Err()
 		}
-		switch {
-		case f.err != nil:
-			return s.insteadOfError(req, want, f)
-		case joined && f.detail == DetailNoStore:
-			return s.fetchAlone(ctx, req, want, fill, DetailNoStore)
-		case joined && !later && !s.faults.joinersUnchecked && !s.state(req.Key, f.entry, want).servable():
+		if t.first && t.flow != nil {
+			return s.streamed(w, t.head), nil
+		}
+		if late := !t.first && !t.after(); late && s.tooLate(t, w, later) {
 			continue
 		}
-		r := s.result(req, f.entry, f.verdict, f.detail)
-		r.Collapsed = joined || f.found
-		r.Stored = f.stored && !joined
-		if joined {
-			s.metrics.collapsed.Inc()
+		switch {
+		case t.err != nil && w.anew:
+			return Result{}, t.err
+		case t.err != nil:
+			return s.instead(w, t.held, DetailOriginError, t.err)
+		case !t.first && !w.anew && (t.detail == DetailNoStore || t.detail == DetailTooLarge):
+			return s.fetchAlone(ctx, w, t.detail)
 		}
-		return r, nil
+		return s.shared(w, t), nil
 	}
+}
+
+// tooLate reports whether what came of a call that had begun before a read is
+// not for it. later says that the read itself waited for the flight to start.
+func (s *Store) tooLate(t seat, w errand, later bool) bool {
+	switch {
+	case w.anew:
+		return (!later || t.found) && !s.faults.fillsJoin
+	case later || t.err != nil || t.entry.body.absent:
+		return false
+	case t.detail == DetailOriginLag:
+		return !s.faults.oldViewsShared
+	}
+	return !s.faults.joinersUnchecked && !s.state(w.Key, t.entry, w.want).servable()
+}
+
+// shared is what a flight that has landed gives to a read.
+func (s *Store) shared(w errand, t seat) Result {
+	if w.anew {
+		r := resultOf(w.Request, t.entry, t.verdict, t.detail, s.now().wall)
+		r.Stored = t.stored
+		return r
+	}
+	r := s.result(w.Request, t.entry, t.verdict, t.detail)
+	r.Collapsed = !t.first || t.found
+	r.Stored = t.stored && t.first
+	if !t.first {
+		s.metrics.collapsed.Inc()
+	}
+	return r
+}
+
+// streamed is what the first reader of a flight gets while the body comes.
+func (s *Store) streamed(w errand, head Result) Result {
+	r := s.result(w.Request, head.Entry, head.Verdict, head.Detail)
+	r.Stream = head.Stream
+	return r
 }
 
 // fetchAlone asks the origin for this read only.
-func (s *Store) fetchAlone(ctx context.Context, req Request, want []string, fill FillFunc, detail string) (Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.FillTimeout)
-	defer cancel()
-	at := s.mirror.position()
-	answer, err := fill(ctx, nil)
+func (s *Store) fetchAlone(ctx context.Context, w errand, detail string) (Result, error) {
+	a, err := s.ask(ctx, w, nil, func() {})
 	if err != nil {
 		return Result{}, err
 	}
-	return s.result(req, s.newEntry(req, want, answer, at), Bypass, detail), nil
+	if a.old {
+		detail = DetailOriginLag
+	}
+	if a.body == nil {
+		a.end()
+		return s.result(w.Request, s.entryOf(w, a), Bypass, detail), nil
+	}
+	a.bound.pause()
+	r := s.result(w.Request, s.headOf(w, a), Bypass, detail)
+	r.Stream = direct{a}
+	return r, nil
 }
 
-// insteadOfError serves the expired entry for a failed fetch, where it may be
-// served: never one that an event made void, nor while nobody can tell.
-func (s *Store) insteadOfError(req Request, want []string, f *flight) (Result, error) {
-	if f.held != nil && s.now().wall.Before(f.held.ErrorUntil) && s.state(req.Key, f.held, want).servable() {
-		return s.result(req, f.held, Stale, DetailOriginError), nil
+// instead serves an expired entry for a failed fetch, where it may be served:
+// never one that an event made void, nor while nobody can tell.
+func (s *Store) instead(w errand, held *Entry, detail string, err error) (Result, error) {
+	if held != nil && s.now().wall.Before(held.ErrorUntil) && s.state(w.Key, held, w.want).servable() {
+		return s.result(w.Request, held, Stale, detail), nil
 	}
-	return Result{}, f.err
+	return Result{}, err
 }

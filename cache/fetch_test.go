@@ -269,41 +269,6 @@ func TestManyReadersOfOneKeyAskTheOriginOnce(t *testing.T) {
 	}
 }
 
-func TestFillLeaseOfADeadProcessDelaysOnly(t *testing.T) {
-	t.Parallel()
-	rdb := testkit.Redis(t)
-	c := newClocks()
-	s := node(t, rdb, c.set)
-	syncNow(t, s)
-	rdb.Set(t.Context(), s.names.lease("k"), "of a dead process", time.Hour)
-	tried := make(chan struct{}, 1)
-	rdb.AddHook(hook{func(_ context.Context, cmd redis.Cmder, send func() error) error {
-		if sends(cmd, s.names.lease("k")) {
-			select {
-			case tried <- struct{}{}:
-			default:
-			}
-		}
-		return send()
-	}})
-	done := make(chan Result, 1)
-	go func() {
-		r, err := s.Fetch(t.Context(), Request{Key: "k"}, answers("x"))
-		if err != nil {
-			t.Errorf("Fetch: %v", err)
-		}
-		done <- r
-	}()
-	testkit.Wait(t, tried, "the reader to try")
-	c.move(leasePatience+time.Second, leasePatience+time.Second)
-	if r := testkit.Wait(t, done, "the read"); text(r.Entry) != "x" {
-		t.Errorf("read %q", text(r.Entry))
-	}
-	if holder := rdb.Get(t.Context(), s.names.lease("k")).Val(); holder != "of a dead process" {
-		t.Errorf("lease is now %q: it was another's", holder)
-	}
-}
-
 func TestLeaderMayLeaveAndTheFetchGoesOn(t *testing.T) {
 	t.Parallel()
 	s := node(t, testkit.Redis(t))
@@ -349,7 +314,7 @@ func TestFetchesWithoutAReaderAreBounded(t *testing.T) {
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	for i := range maxFlights {
-		if f, _ := s.join(gone, Request{Key: fmt.Sprint("k", i)}, nil, slow); f == nil {
+		if _, err := s.join(gone, errand{Request: Request{Key: fmt.Sprint("k", i)}, fill: slow}, false); err != nil {
 			t.Fatalf("fetch %d was refused, want %d", i, maxFlights)
 		}
 	}
@@ -402,7 +367,7 @@ func TestFailingFillWedgesNothing(t *testing.T) {
 		if got := saw(fetch(t, s, Request{Key: "k"}, answers("x"))); got != "x miss" {
 			t.Errorf("after %s: read = %q", name, got)
 		}
-		if took := time.Since(began); took > leasePatience {
+		if took := time.Since(began); took > fillLease {
 			t.Errorf("after %s: %v, the fill lease was not released", name, took)
 		}
 		invalidate(t, s, Purge{Keys: []string{"k"}})
@@ -820,12 +785,12 @@ func TestUnreadableEntryIsAMiss(t *testing.T) {
 	rdb := testkit.Redis(t)
 	s := node(t, rdb)
 	syncNow(t, s)
-	for _, junk := range []string{"", "junk", "F1", "F1" + strings.Repeat("0", 38), "F1000000000000000900000000000000000000041{"} {
-		rdb.Set(t.Context(), s.names.entry("k"), junk, 0)
-		if got := saw(fetch(t, s, Request{Key: "k"}, answers("x"))); got != "x miss" {
+	for i, junk := range []string{"", "junk", "F1", "F1" + strings.Repeat("0", 38), "F1000000000000000900000000000000000000041{"} {
+		key := fmt.Sprint("k", i)
+		rdb.Set(t.Context(), s.names.entry(key), junk, 0)
+		if got := saw(fetch(t, s, Request{Key: key}, answers("x"))); got != "x miss" {
 			t.Errorf("with %q stored: read = %q", junk, got)
 		}
-		rdb.Del(t.Context(), s.names.entry("k"))
 	}
 }
 

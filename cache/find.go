@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -59,19 +58,6 @@ func (s *Store) standing(req Request, e *Entry) (at instant, ok bool) {
 	return at, true
 }
 
-// dueEarly reports whether e should be fetched again before it expires, so that
-// of many readers one, and not all of them, finds it expired: the closer to the
-// end and the longer the fetch takes, the likelier. XFetch, by Vattani,
-// Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede
-// Prevention", VLDB 2015, with β = 1.
-func (e *Entry) dueEarly(at time.Time) bool {
-	left := e.FreshUntil.Sub(at)
-	if left > 20*e.Took { // the odds are below 1 in 10^8
-		return false
-	}
-	return time.Duration(float64(e.Took)*rand.ExpFloat64()) >= left
-}
-
 // carries reports whether e was filled under the scopes that a request names.
 func (e *Entry) carries(want []string) bool {
 	return len(want) <= len(e.scopes) && slices.Equal(want, e.scopes[:len(want)])
@@ -86,6 +72,10 @@ func (s *Store) resultAt(req Request, e *Entry, v Verdict, detail string, wall t
 	if v != Bypass {
 		s.noteRead(req.Key, e)
 	}
+	return resultOf(req, e, v, detail, wall)
+}
+
+func resultOf(req Request, e *Entry, v Verdict, detail string, wall time.Time) Result {
 	r := Result{
 		Entry: e, Verdict: v, Detail: detail, Token: e.Token, Position: req.Position,
 		Age: max(0, wall.Sub(e.StoredAt)), TTL: e.FreshUntil.Sub(wall),

@@ -5,15 +5,35 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
+	"sync/atomic"
 	"time"
 )
 
-// flight is one fetch of one key, and all who wait for it in this process.
-// Its fields are written before done is closed, and only read after.
-type flight struct {
-	done chan struct{}
+// errand is what a read goes to the origin for.
+type errand struct {
+	Request
+	want    []string // scopes of the request
+	fill    FillFunc
+	seen    *Entry // what the read found and could not use, or is about to expire; nil none
+	anew    bool   // what is stored will not do
+	streams bool   // the body may come while it is read
+}
 
+// flight is one errand, and all who wait for it in this process.
+type flight struct {
+	errand                // of the read that began it; anew is guarded by Store.mu
+	done    chan struct{} // closed when it has landed
+	flowing chan struct{} // closed when the body begins to come, and when it has landed
+
+	// Guarded by Store.mu.
+	asks    int // calls of the origin that have begun
+	readers int // that came to wait for it
+
+	// Written by the flight before flowing is closed, if it flows.
+	flow *flow
+	head Result // of the one who began it
+
+	// Written by the flight before done is closed.
 	entry   *Entry
 	err     error
 	held    *Entry // what was there before
@@ -21,235 +41,253 @@ type flight struct {
 	detail  string
 	found   bool // another process had fetched it
 	stored  bool
+
+	// The flight's own.
+	nonce  string // of the fill lease, empty when there is none
+	landed bool
 }
+
+// seat is a read's place in a flight.
+type seat struct {
+	*flight
+	first bool // it began the flight
+	asks  int  // calls of the origin that had begun when it came
+}
+
+// after reports whether the answer was asked for after the read came. It is
+// told once the flight has landed.
+func (t seat) after() bool { return t.flight.asks > t.asks }
 
 // maxFlights bounds the fetches of one process that go on without a reader.
 // Above it each read asks the origin for itself, and stops when its reader does.
 const maxFlights = 512
 
-var errFillEnded = errors.New("cache: fill ended without an answer")
+// maxReaders bounds who waits for one fetch.
+const maxReaders = 10_000
 
-// join returns the fetch of the key that is in flight, or starts one, nil where
-// there are too many. It goes on when its readers leave: it still serves the
-// next one.
-func (s *Store) join(ctx context.Context, req Request, want []string, fill FillFunc) (f *flight, joined bool) {
+// ErrCrowded is returned where too many wait for one fetch already, and nothing
+// stale may be served.
+var ErrCrowded = errors.New("cache: too many readers wait for one fetch")
+
+var (
+	errFull      = errors.New("cache: too many fetches in flight")
+	errFillEnded = errors.New("cache: fill ended without an answer")
+)
+
+// join gives a read its place in the flight of its key, or starts one. It goes
+// on when its readers leave: it still serves the next one. The error is errFull
+// or ErrCrowded.
+func (s *Store) join(ctx context.Context, w errand, waits bool) (seat, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f, ok := s.flights[req.Key]; ok {
-		return f, true
-	}
-	if len(s.flights) >= maxFlights {
+	f, joined := s.flights[w.Key]
+	switch {
+	case !joined && len(s.flights) >= maxFlights:
 		s.metrics.crowded.Inc()
-		return nil, false
+		return seat{}, errFull
+	case joined && waits && f.readers >= s.maxReaders:
+		s.metrics.crowded.Inc()
+		return seat{}, ErrCrowded
+	case !joined:
+		f = &flight{errand: w, done: make(chan struct{}), flowing: make(chan struct{}), verdict: Miss}
+		s.flights[w.Key] = f
+		go s.fly(ctx, f)
+	case w.anew && f.asks == 0 && !f.found:
+		f.anew = true
 	}
-	f = &flight{done: make(chan struct{}), verdict: Miss}
-	s.flights[req.Key] = f
-	go s.fly(context.WithoutCancel(ctx), f, req, want, fill)
-	return f, false
+	if waits {
+		f.readers++
+	}
+	return seat{f, !joined, f.asks}, nil
 }
 
-// fly takes off only once this process may ask the origin, and lands even when
-// fill panics.
-func (s *Store) fly(ctx context.Context, f *flight, req Request, want []string, fill FillFunc) {
-	var nonce string
+// rise is for a read that waits no more.
+func (s *Store) rise(t seat) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.readers--
+}
+
+// fly asks the origin once this process may, and lands even when fill panics.
+func (s *Store) fly(reader context.Context, f *flight) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(reader))
+	defer stop()
 	defer func() {
-		if p := recover(); p != nil {
+		p := recover()
+		if p != nil {
+			s.log.ErrorContext(ctx, "fill panicked", "key", f.Key, "err", p, "stack", string(debug.Stack()))
+		}
+		if f.flow != nil {
+			f.flow.end(errFillEnded) // it has ended, save after a panic
+		}
+		switch {
+		case f.landed:
+		case p != nil:
 			f.err = fmt.Errorf("cache: fill panicked: %v", p)
-			s.log.ErrorContext(ctx, "fill panicked", "key", req.Key, "err", f.err, "stack", string(debug.Stack()))
-		} else if f.entry == nil && f.err == nil {
+		case f.entry == nil && f.err == nil:
 			f.err = errFillEnded // runtime.Goexit
 		}
-		if nonce != "" {
-			s.release(ctx, req.Key, nonce)
-		}
-		s.mu.Lock()
-		delete(s.flights, req.Key)
-		s.mu.Unlock()
-		close(f.done)
+		s.land(ctx, f)
 	}()
-	var held *Entry
-	if nonce, held, f.found = s.acquire(ctx, req.Key, want); f.found {
-		f.entry = held
+	if f.nonce, f.entry = s.acquire(ctx, f); f.entry != nil {
 		return
 	}
-	f.held = held
+	if f.nonce != "" && !s.faults.leaseNotRenewed {
+		go s.renew(ctx, f.Key, f.nonce)
+	}
+	s.carry(ctx, reader, f)
+}
 
-	// Events up to here are in what the origin will say. The token is taken now,
-	// not later: an event that comes during the fetch must void its result.
-	at := s.mirror.position()
-	answer, err := s.ask(ctx, held, fill)
+// land lets those who wait go, once.
+func (s *Store) land(ctx context.Context, f *flight) {
+	if f.landed {
+		return
+	}
+	if f.nonce != "" {
+		s.release(context.WithoutCancel(ctx), f.Key, f.nonce)
+	}
+	f.landed = true
+	s.mu.Lock()
+	delete(s.flights, f.Key)
+	s.mu.Unlock()
+	close(f.done)
+	if f.flow == nil {
+		close(f.flowing)
+	}
+}
+
+// carry asks the origin, and keeps what it says.
+func (s *Store) carry(ctx, reader context.Context, f *flight) {
+	r, err := s.ask(ctx, f.errand, f.held, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f.asks++
+	})
 	if err != nil {
 		f.err = err
 		return
 	}
-	if s.faults.tokenLate {
-		at = s.mirror.position()
+	defer r.end()
+	f.verdict, f.detail = s.verdictOf(r)
+	if r.body != nil {
+		s.open(reader, f, r)
+		if !r.NoStore && !r.body.large() {
+			if f.err = r.gather(s.faults); f.err != nil {
+				return
+			}
+			r.old = r.old || len(s.behind(r, f.want)) > 0 // seen too late for its first reader
+		}
 	}
-	e := s.newEntry(req, want, answer, at)
-	switch reason := s.refusal(req.Key, e, answer); reason {
-	case "":
-		f.stored = s.store(ctx, req.Key, e, nonce)
-	case "no-store":
-		f.verdict, f.detail = Bypass, DetailNoStore
-		fallthrough
-	default:
+	if r.body != nil { // for its first reader alone; the others need not wait for it
+		f.entry = s.headOf(f.errand, r)
+		if !r.NoStore {
+			f.verdict, f.detail = Bypass, DetailTooLarge
+		}
+		s.metrics.refused.WithLabelValues(s.refusalOf(f.Key, f.entry, r)).Inc()
+		s.land(ctx, f)
+		r.body.pass(r.bound)
+		return
+	}
+	e := s.entryOf(f.errand, r)
+	if reason := s.refusalOf(f.Key, e, r); reason != "" {
 		s.metrics.refused.WithLabelValues(reason).Inc()
+	} else if f.stored = s.store(ctx, f.Key, e, f.nonce); f.stored {
+		f.nonce = "" // the script released it
 	}
-	if f.detail == "" && !s.mirror.usable() {
-		f.verdict, f.detail = Bypass, DetailAway
+	if r.old && !r.NoStore {
+		s.follow(ctx, f.errand)
 	}
-	if f.stored {
-		nonce = "" // the script released it
-	}
+	f.verdict, f.detail = s.verdictOf(r) // the lease may have ended since
 	f.entry = e
 }
 
-func (s *Store) ask(ctx context.Context, held *Entry, fill FillFunc) (Fill, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.FillTimeout)
-	defer cancel()
-	begun := s.now().mono
-	defer func() { s.metrics.fills.Observe((s.now().mono - begun).Seconds()) }()
-	return fill(ctx, held)
-}
-
-// Bounds of a fill lease. A process that died while it fetched makes others
-// wait for leasePatience.
-const (
-	fillLeaseMin  = 5 * time.Second
-	fillLeaseMax  = 15 * time.Second
-	leasePatience = 3 * time.Second
-	leasePollMax  = 20 * time.Millisecond
-)
-
-// acquire waits for the right to ask the origin for key, so that of all
-// processes one does. nonce is the token of the lease, empty where there is
-// none to be had: Redis is away, or the one who holds it is slow. found means
-// that held was stored by another meanwhile and is fresh.
-func (s *Store) acquire(ctx context.Context, key string, want []string) (nonce string, held *Entry, found bool) {
-	if s.away() {
-		return "", nil, false
-	}
-	nonce = randomHex()
-	name, life := s.names.lease(key), min(max(s.cfg.FillTimeout+time.Second, fillLeaseMin), fillLeaseMax)
-	begun := s.now().mono
-	for wait := time.Millisecond; ; wait = min(2*wait, leasePollMax) {
-		won, err := s.rdb.SetNX(ctx, name, nonce, life).Result()
-		if err == nil && !won {
-			// The client may have sent it twice, and lost to itself.
-			holder, _ := s.rdb.Get(ctx, name).Result()
-			won = holder == nonce
-		}
-		if err != nil {
-			return "", nil, false
-		}
-		if late := s.now().mono-begun > leasePatience; won || late {
-			held, _ = s.lookup(ctx, Request{Key: key})
-			if held != nil && s.state(key, held, want) == current {
-				if won {
-					s.release(ctx, key, nonce)
-				}
-				return "", held, true
-			}
-			if !won {
-				nonce = ""
-			}
-			return nonce, held, false
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return "", nil, false
-		}
-	}
-}
-
-func (s *Store) release(ctx context.Context, key, nonce string) {
-	if err := s.scripts.release.Run(ctx, s.rdb, []string{s.names.lease(key)}, nonce).Err(); err != nil {
-		s.log.DebugContext(ctx, "fill lease left to expire", "key", key, "err", err)
-	}
-}
-
-func (s *Store) newEntry(req Request, want []string, a Fill, at position) *Entry {
-	scopes := slices.Clone(want)
-	for _, t := range a.Tags {
-		if scope := tagScope + t; t != "" && !slices.Contains(scopes, scope) {
-			scopes = append(scopes, scope)
-		}
-	}
-	none := a.Negative || a.Status == 404 || a.Status == 410
-	if none || a.Incomplete {
-		scopes = append(scopes, negative)
-	}
-	stored := s.now().wall
-	until := stored.Add(a.TTL)
-	e := &Entry{
-		Status: a.Status, Header: a.Header, ETag: a.ETag, Negative: none,
-		StoredAt: stored.Add(-a.Age), FreshUntil: until, StaleUntil: until.Add(a.SWR), ErrorUntil: until.Add(a.SIE),
-		Target: req.Target, Position: req.Position, Token: at.token, Epoch: at.epoch, scopes: scopes,
-	}
-	e.setBody(a.Body, s.packable(a))
-	return e
-}
-
-// Entry returns f as a read gets it that the cache does not keep.
-func (f Fill) Entry() *Entry {
-	now := time.Now()
-	e := &Entry{
-		Status: f.Status, Header: f.Header, ETag: f.ETag, Negative: f.Negative || f.Status == 404 || f.Status == 410,
-		StoredAt: now.Add(-f.Age), FreshUntil: now, StaleUntil: now, ErrorUntil: now,
-	}
-	e.setBody(f.Body, false)
-	return e
-}
-
-// refusal says why e is not stored, "" where it is.
-func (s *Store) refusal(key string, e *Entry, a Fill) string {
+// verdictOf is how an answer of the origin is served to who asked for it.
+func (s *Store) verdictOf(r response) (Verdict, string) {
 	switch {
-	case a.NoStore:
-		return "no-store"
-	case a.Status >= 500:
-		return "status"
-	case a.TTL+max(a.SWR, a.SIE) < time.Millisecond:
-		return "no-ttl"
-	case int64(len(a.Body)) > s.cfg.MaxBody:
-		return "body"
-	case slices.ContainsFunc(e.scopes, func(s string) bool { return len(s) > MaxTag+len(tagScope) && s[0] == tagScope[0] }):
-		return "tag"
-	case e.Epoch == "":
-		return "no-ledger"
+	case r.NoStore:
+		return Bypass, DetailNoStore
+	case r.old:
+		return Miss, DetailOriginLag
+	case !s.mirror.usable():
+		return Bypass, DetailAway
 	}
-	if kind, _ := s.mirror.judge(key, position{e.Epoch, e.Token}, e.scopes); kind != "" {
-		return "void"
-	}
-	return ""
+	return Miss, ""
 }
 
-// store keeps e, and ends the fill. Failing costs a miss.
-func (s *Store) store(ctx context.Context, key string, e *Entry, nonce string) bool {
-	blob, err := e.encode()
+// response is what one call of the origin gave.
+type response struct {
+	Fill
+	at    position      // of the ledger, from before the call
+	took  time.Duration // until it came, or began to
+	old   bool          // it shows less than an event announced
+	body  *flow         // in place of Fill.Body, while it comes
+	bound *bound        // of the call
+}
+
+// end frees what the call holds.
+func (r response) end() {
+	if r.body != nil {
+		r.body.src.Close()
+	}
+	r.bound.end()
+}
+
+// call asks the origin once.
+func (s *Store) call(ctx context.Context, w errand, held *Entry, patience time.Duration) (r response, err error) {
+	ctx, r.bound = newBound(ctx, patience)
+	defer func() {
+		if r.body == nil { // also after a panic
+			r.bound.end()
+		}
+	}()
+	begun := s.now().mono
+	// Events up to here are in what the origin will say. The token is taken now,
+	// not later: an event that comes during the fetch must void its result.
+	r.at = s.mirror.position()
+	r.Fill, err = w.fill(ctx, held)
+	r.took = s.now().mono - begun
+	s.metrics.fills.Observe(r.took.Seconds())
 	if err != nil {
-		s.metrics.refused.WithLabelValues("header").Inc()
-		s.log.WarnContext(ctx, "answer not stored", "key", key, "err", err)
-		return false
+		return r, r.bound.explain(err)
 	}
-	now := s.now().wall
-	life := min(e.end().Sub(now), s.cfg.Retain)
-	stored, err := s.scripts.store.Run(ctx, s.rdb, []string{s.names.entry(key), s.names.lease(key)},
-		blob, life.Milliseconds(), nonce, fmt.Sprintf(tokenPattern, e.Token), e.Epoch).Bool()
+	if s.faults.tokenLate {
+		r.at = s.mirror.position()
+	}
 	switch {
-	case err != nil:
-		s.metrics.refused.WithLabelValues("error").Inc()
-		s.log.WarnContext(ctx, "answer not stored", "key", key, "err", err)
-		return false
-	case !stored:
-		s.metrics.refused.WithLabelValues("newer").Inc()
-		return false
+	case r.Stream != nil:
+		r.body = newFlow(r.Stream, s.cfg.MaxBody)
+	case r.Finish != nil:
+		r.Fill = r.finished(r.Body)
 	}
-	s.memory.keep(key, e)
-	pipe := s.rdb.Pipeline()
-	s.indexAdd(ctx, pipe, key, e.scopes, now.Add(life))
-	if _, err := pipe.Exec(ctx); err != nil {
-		s.log.DebugContext(ctx, "entry not indexed, it will expire by itself", "key", key, "err", err)
+	return r, nil
+}
+
+// bound ends a context when it is late.
+type bound struct {
+	patience time.Duration
+	timer    *time.Timer
+	cancel   context.CancelCauseFunc
+	late     atomic.Bool
+}
+
+func newBound(ctx context.Context, patience time.Duration) (context.Context, *bound) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	b := &bound{patience: patience, cancel: cancel}
+	b.timer = time.AfterFunc(patience, func() {
+		b.late.Store(true)
+		cancel(context.DeadlineExceeded)
+	})
+	return ctx, b
+}
+
+func (b *bound) pause() { b.timer.Stop() }
+func (b *bound) again() { b.timer.Reset(b.patience) }
+func (b *bound) end()   { b.timer.Stop(); b.cancel(nil) }
+
+// explain says of a cancelled call that it was too late, if so.
+func (b *bound) explain(err error) error {
+	if errors.Is(err, context.Canceled) && b.late.Load() {
+		return fmt.Errorf("%w: no answer within %v", context.DeadlineExceeded, b.patience)
 	}
-	return true
+	return err
 }

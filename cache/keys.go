@@ -44,7 +44,8 @@ func (n names) told(tag string) string { return n.own("told:" + tag) } // string
 func (n names) own(part string) string { return n.ns + ":{" + n.ns + "}:" + part }
 
 func (n names) entry(key string) string { return n.ns + ":e:{" + esc(key) + "}" } // string, see entry.go
-func (n names) lease(key string) string { return n.ns + ":l:{" + esc(key) + "}" } // string, token of the one who fills
+func (n names) lease(key string) string { return n.ns + ":l:{" + esc(key) + "}" } // string, token of the one who fills, and "+" when others wait
+func (n names) wake(key string) string  { return n.ns + ":f:{" + esc(key) + "}" } // channel, told of the end of a fill that others wait for
 
 // entryKey returns the key of an entry's Redis name, the inverse of entry.
 func (n names) entryKey(name string) (key string, ok bool) {

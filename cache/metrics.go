@@ -9,9 +9,12 @@ type metrics struct {
 	reads     map[Verdict]prometheus.Counter
 	collapsed prometheus.Counter
 	crowded   prometheus.Counter
+	early     prometheus.Counter
 	void      *prometheus.CounterVec
 	refused   *prometheus.CounterVec
+	oldViews  *prometheus.CounterVec
 	fills     prometheus.Histogram
+	waits     prometheus.Counter
 	barrier   prometheus.Histogram
 	givenBack prometheus.Counter
 	lost      prometheus.Counter
@@ -33,6 +36,15 @@ func newMetrics(reg prometheus.Registerer, m *mirror) *metrics {
 		crowded: f.NewCounter(prometheus.CounterOpts{
 			Name: "freshwire_cache_crowded_total", Help: "Reads that began no shared fetch, since too many were in flight.",
 		}),
+		early: f.NewCounter(prometheus.CounterOpts{
+			Name: "freshwire_cache_early_refreshes_total", Help: "Entries that were fetched again before they expired.",
+		}),
+		waits: f.NewCounter(prometheus.CounterOpts{
+			Name: "freshwire_cache_lease_waits_total", Help: "Fetches that waited for that of another process.",
+		}),
+		oldViews: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "freshwire_cache_old_views_total", Help: "Answers that showed less than an event announced, by what came of them.",
+		}, []string{"then"}),
 		void: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "freshwire_cache_void_total", Help: "Entries found void at a read, by the kind of scope that voided them.",
 		}, []string{"scope"}),

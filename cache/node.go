@@ -129,6 +129,7 @@ func (s *Store) resync(ctx context.Context) error {
 func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.hearBell(ctx) })
+	wg.Go(func() { s.wakes.run(ctx, s.rdb) })
 	wg.Go(func() { s.reclaim.run(ctx) })
 	wg.Go(func() { s.runHot(ctx) })
 	ended := make(chan struct{})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"regexp"
 	"sync"
 	"time"
@@ -112,17 +113,33 @@ type Store struct {
 	turns   turns
 	faults  faults
 
+	wakes      *wakes
+	random     func() float64                   // of [0, 1)
+	poll       struct{ min, max time.Duration } // pollMin and pollMax, save in tests
+	maxReaders int                              // maxReaders, save in tests
+
 	mu      sync.Mutex
 	flights map[string]*flight // :: key → the fetch that serves it
+	follows map[string]bool    // keys of which the origin showed an old view, and is asked again
 }
 
 // faults are repairs that tests take out, to see that they are needed.
 type faults struct {
-	joinersUnchecked bool   // who joined a fetch takes its result as it is
-	leaseUnchecked   bool   // the mirror is trusted after its lease ended
-	tokenLate        bool   // the token of a fill is taken after the fetch
-	generationFixed  bool   // what was judged once is not judged again
-	afterLookup      func() // called between looking an entry up and judging it
+	joinersUnchecked bool // who joined a fetch takes its result as it is
+	leaseUnchecked   bool // the mirror is trusted after its lease ended
+	tokenLate        bool // the token of a fill is taken after the fetch
+	generationFixed  bool // what was judged once is not judged again
+
+	leaseNotRenewed    bool // a fill lease ends before a slow fetch does
+	refreshFindsItself bool // an early refresh takes the entry itself for its result
+	neverEarly         bool // nothing is fetched before it expires
+	fillsJoin          bool // Fill takes the result of a fetch that had begun before
+	toldUnchecked      bool // an old view is served whoever was told
+	oldViewsStored     bool // what the origin shows is kept, however old
+	oldViewsShared     bool // also with who came when the fetch had begun
+	brokenKept         bool // a body that broke off is taken for whole
+
+	afterLookup func() // called between looking an entry up and judging it
 }
 
 // New returns a Store on rdb. It does nothing until it is asked, or run.
@@ -136,13 +153,17 @@ type options struct {
 	now     func() instant
 	scripts scripts
 	faults  faults
+	random  func() float64 // nil: rand.Float64
 }
 
 func newStore(rdb redis.UniversalClient, log *slog.Logger, cfg Config, o options) *Store {
 	cfg = cfg.withDefaults()
 	n := names{ns: cfg.Namespace}
 	m := newMirror(o.lease, o.now)
-	return &Store{
+	if o.random == nil {
+		o.random = mathrand.Float64
+	}
+	s := &Store{
 		rdb: rdb, log: log, cfg: cfg, names: n,
 		node: randomHex(), lease: o.lease, now: o.now,
 		scripts: o.scripts,
@@ -154,8 +175,15 @@ func newStore(rdb redis.UniversalClient, log *slog.Logger, cfg Config, o options
 		hot:     newHot(),
 		bell:    make(chan struct{}, 1),
 		faults:  o.faults,
-		flights: make(map[string]*flight),
+		wakes:   newWakes(),
+		random:  o.random,
+
+		maxReaders: maxReaders,
+		flights:    make(map[string]*flight),
+		follows:    make(map[string]bool),
 	}
+	s.poll.min, s.poll.max = pollMin, pollMax
+	return s
 }
 
 // randomHex returns 16 random hexadecimal digits.

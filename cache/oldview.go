@@ -1,0 +1,181 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/freshwire/freshwire/internal/version"
+)
+
+// ErrOldView is returned where the origin kept on showing less than readers
+// were told of already.
+var ErrOldView = errors.New("cache: the origin shows an older version than was announced")
+
+// Pauses before the origin is asked again: while a reader waits, and for the
+// next one.
+const (
+	askAgainMin = 20 * time.Millisecond
+	askAgainMax = 250 * time.Millisecond
+
+	followMin  = 100 * time.Millisecond
+	followMax  = 2 * time.Second
+	followSpan = 30 * time.Second
+	maxFollows = 64 // keys at a time
+)
+
+// ask calls the origin, and calls it again as long as it shows less than
+// somebody was told of. begin is called before each call.
+//
+// Who was told is asked after the call. So an old view is given away only where
+// nobody had been told when the last of those came who get it.
+func (s *Store) ask(ctx context.Context, w errand, held *Entry, begin func()) (response, error) {
+	until := time.Now().Add(s.cfg.FillTimeout)
+	for pause := askAgainMin; ; pause = min(2*pause, askAgainMax) {
+		begin()
+		r, err := s.call(ctx, w, held, time.Until(until))
+		if err == nil && r.body != nil && r.Finish != nil && r.Versions != nil {
+			err = r.gather(s.faults) // the versions are in the body
+		}
+		if err != nil {
+			r.end()
+			return response{}, err
+		}
+		old := s.behind(r, w.want)
+		if r.old = len(old) > 0; !r.old {
+			return r, nil
+		}
+		if !s.wasTold(ctx, old) {
+			s.metrics.oldViews.WithLabelValues("served").Inc()
+			return r, nil
+		}
+		s.metrics.oldViews.WithLabelValues("asked again").Inc()
+		r.end()
+		if pause >= time.Until(until) {
+			return response{}, fmt.Errorf("%w: %q", ErrOldView, old[0].Tag)
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return response{}, err
+		}
+	}
+}
+
+// behind returns the announcements that an answer does not show yet.
+func (s *Store) behind(r response, want []string) []announced {
+	if r.Status >= 500 {
+		return nil
+	}
+	var old []announced
+	none := r.nothing()
+	for tag, shown := range r.Versions {
+		a, ok := s.mirror.announced(tag)
+		if ok && !none && (a.Gone || version.Older(shown, a.Version)) {
+			old = append(old, a)
+		}
+	}
+	for _, scope := range want {
+		tag, ok := strings.CutPrefix(scope, tagScope)
+		if !ok {
+			continue
+		}
+		if _, shown := r.Versions[tag]; shown && !none {
+			continue
+		}
+		a, ok := s.mirror.announced(tag)
+		if ok && (none && !a.Gone || !none && a.Gone && r.Versions != nil) {
+			old = append(old, a)
+		}
+	}
+	return old
+}
+
+// wasTold reports whether somebody was told of one of these. Where Redis does
+// not say, somebody may have been.
+func (s *Store) wasTold(ctx context.Context, old []announced) bool {
+	if s.faults.toldUnchecked {
+		return false
+	}
+	keys := make([]string, len(old))
+	for i, a := range old {
+		keys[i] = s.names.told(a.Tag)
+	}
+	v, err := s.scripts.told.Run(ctx, s.rdb, keys).Slice()
+	if err != nil || len(v) != len(old) {
+		return true
+	}
+	for i, a := range old {
+		if text, ok := v[i].(string); ok {
+			if seq, err := strconv.ParseUint(text, 10, 64); err != nil || seq >= a.seq {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// follow asks the origin again for what it showed an old view of, so that the
+// next reader finds what was announced. It returns at once.
+func (s *Store) follow(ctx context.Context, w errand) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.follows[w.Key] || len(s.follows) >= maxFollows {
+		return
+	}
+	s.follows[w.Key] = true
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), followSpan)
+		defer cancel()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.follows, w.Key)
+		}()
+		w.anew, w.streams = false, false
+		for pause := followMin; sleep(ctx, pause) == nil && s.stillOld(ctx, w); pause = min(2*pause, followMax) {
+		}
+	}()
+}
+
+// stillOld asks once, unless another has stored it by now.
+func (s *Store) stillOld(ctx context.Context, w errand) bool {
+	if s.turns.gone() {
+		return false
+	}
+	w.NoBody = nil
+	e, state := s.find(ctx, w.Request, w.want)
+	if state == current {
+		return false
+	}
+	w.seen = e
+	t, err := s.join(ctx, w, false)
+	if err != nil {
+		return true // too many fetches
+	}
+	select {
+	case <-t.done:
+		return t.err != nil || t.detail == DetailOriginLag
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// gone reports whether this node has left.
+func (t *turns) gone() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.left
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
