@@ -219,6 +219,8 @@ func (r *run) publish(ctx context.Context) (err error) {
 		}
 	}
 
+	hottest := r.hottest(ctx)
+
 	r.begin("reclaim")
 	deleted, left, err := s.Reclaim(ctx, purge, mark)
 	if err != nil {
@@ -233,7 +235,7 @@ func (r *run) publish(ctx context.Context) (err error) {
 	if r.arrive != nil {
 		r.arrive()
 	}
-	if err := r.refillAndTell(ctx, mark); err != nil {
+	if err := r.refillAndTell(ctx, mark, hottest); err != nil {
 		return err
 	}
 	if r.unsettled() {

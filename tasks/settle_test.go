@@ -67,7 +67,7 @@ func settling(st *Steps, settled func(s Subject) bool) {
 
 // hurried looks again sooner: virtual time costs processor time, too.
 func hurried(w *Worker) *Worker {
-	w.pauses = []time.Duration{2 * time.Second, 5 * time.Second, 8 * time.Second}
+	w.pauses = []time.Duration{time.Second, 2 * time.Second, 3 * time.Second}
 	return w
 }
 
@@ -162,7 +162,8 @@ func TestUnsettledEventIsToldAgainOnceTheOriginShowsIt(t *testing.T) {
 				at = append(at, time.Since(begin))
 				return asked.Add(1) == 3
 			})
-			st.Refill = func(_ context.Context, _ event.Purge, _ Mark, n int) (int, error) { return n, nil }
+			st.Hottest = func(_ context.Context, _ event.Purge, n int) ([]string, error) { return make([]string, n), nil }
+			st.Refill = func(_ context.Context, entries []string) (int, error) { return len(entries), nil }
 		})
 		reg := prometheus.NewRegistry()
 		cfg := Config{Embedded: true, Registerer: reg}
@@ -603,12 +604,15 @@ func TestEntriesAreRefilledBeforeAnybodyIsTold(t *testing.T) {
 							p.Refill = 20
 							return p
 						}
-						st.Refill = func(ctx context.Context, p event.Purge, m Mark, n int) (int, error) {
-							if m.Seq != 1 || len(p.Tags) != 2 {
-								t.Errorf("Refill(%+v, %+v), want the purge and its mark", p, m)
+						st.Hottest = func(_ context.Context, p event.Purge, n int) ([]string, error) {
+							if len(p.Tags) != 2 || slices.Contains(s.heard(), "reclaim") {
+								t.Errorf("Hottest(%+v) after %q, want the purge, before it is reclaimed", p, s.heard())
 							}
+							return slices.Repeat([]string{"/a"}, n), nil
+						}
+						st.Refill = func(ctx context.Context, entries []string) (int, error) {
 							defer s.called("refill")
-							return tc.refill(ctx, n)
+							return tc.refill(ctx, len(entries))
 						}
 					})
 					q := NewQueue(rdb, testkit.Discard(), Config{Embedded: true})

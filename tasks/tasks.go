@@ -66,10 +66,12 @@ type Steps struct {
 	// reader knows by then. It holds up no other event. Nil: nothing is waited for.
 	Settle func(ctx context.Context, s Subject, m Mark) (Mark, Settlement, error)
 
-	// Refill fills again the n most read of the entries that p made void, before
-	// anybody is told, and returns how many it did. Nil: none. It has two seconds,
-	// and its error is noted, and stops nothing.
-	Refill func(ctx context.Context, p event.Purge, m Mark, n int) (filled int, err error)
+	// Hottest returns how to ask for the n most read of the entries that p made
+	// void, while they are still known, and Refill fills them again before anybody
+	// is told; it returns how many it did. Each has a second or two, and its error
+	// is noted, and stops nothing. Nil: nothing is filled.
+	Hottest func(ctx context.Context, p event.Purge, n int) ([]string, error)
+	Refill  func(ctx context.Context, entries []string) (filled int, err error)
 
 	// Reclaim deletes what other programs may read before it returns, and may
 	// leave our own entries to the background. It returns how many it deleted.
