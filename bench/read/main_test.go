@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,13 +17,28 @@ import (
 
 var smoke = options{Rounds: 1, Connections: 8, Keys: 3, Seconds: 0.1}
 
-// Each server proves by itself that it answers the same, and from its cache.
-func TestEveryServerOfTheTableIsMeasured(t *testing.T) {
-	s, err := newStand(t.Context(), smoke)
+// start starts a stand with a program that is built once.
+func start(t *testing.T, o options) *stand {
+	t.Helper()
+	var err error
+	if o.Binary, err = build(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newStand(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.stop()
+	t.Cleanup(s.stop)
+	return s
+}
+
+var build = sync.OnceValues(func() (string, error) { return buildFreshwire(context.Background(), home, "") })
+
+var home string // of the program, until the tests end
+
+// Each server proves by itself that it answers the same, and from its cache.
+func TestEveryServerOfTheTableIsMeasured(t *testing.T) {
+	s := start(t, smoke)
 	for _, why := range s.leftOut {
 		t.Log(why)
 	}
@@ -64,11 +81,7 @@ func TestEveryServerOfTheTableIsMeasured(t *testing.T) {
 }
 
 func TestReadThatReachesTheOriginEndsTheRun(t *testing.T) {
-	s, err := newStand(t.Context(), options{Rounds: 1, Connections: 2, Keys: 1, Seconds: 0.1, Only: []string{nameFreshwire}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.stop()
+	s := start(t, options{Rounds: 1, Connections: 2, Keys: 1, Seconds: 0.1, Only: []string{nameFreshwire}})
 	s.paths = append(s.paths, "/api/posts/cold")
 	if m, err := s.measure(t.Context(), s.servers[0]); err == nil {
 		t.Errorf("a run with a miss is measured: %+v", m)
@@ -159,5 +172,12 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	var err error
+	if home, err = os.MkdirTemp("", "freshwire-bench-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(home)
+	os.Exit(code)
 }
