@@ -24,6 +24,7 @@ var mayImport = map[string]struct{ ours, never []string }{
 	"read":              {[]string{"cache"}, []string{"github.com/hibiken"}},
 	"target":            {[]string{"event"}, []string{"github.com/redis", "github.com/hibiken"}},
 	"admin":             {[]string{"event"}, nil},
+	"entries":           {[]string{"admin", "cache"}, []string{"github.com/redis", "github.com/hibiken"}},
 	"web":               {nil, []string{"github.com/"}},
 	"demo":              {nil, []string{"github.com/"}},
 	"internal/nearest":  {nil, []string{"github.com/", "net/http"}},
