@@ -181,6 +181,9 @@ func (rt *Route) pour(w http.ResponseWriter, r *http.Request, v *view, res cache
 			return nil
 		}
 	}
+	if length := res.Entry.Header[lengthHeader]; len(length) > 0 {
+		h["Content-Length"] = length
+	}
 	w.WriteHeader(res.Entry.Status)
 	if r.Method == http.MethodHead {
 		return nil

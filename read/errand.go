@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -26,14 +27,13 @@ type errand struct {
 	asks    atomic.Int32
 	held    atomic.Pointer[string] // what was there in place of a fresh entry, a reason
 	renewed atomic.Bool            // the origin said 304
-	shown   atomic.Pointer[map[string]string]
 }
 
 // fill asks the origin for the cache; it is a cache.FillFunc.
 func (j *errand) fill(ctx context.Context, held *cache.Entry) (cache.Fill, error) {
 	j.note(held)
 	rt := j.rt
-	q := question{requestID: j.requestID, again: j.again || j.asks.Add(1) > 1}
+	q := question{requestID: j.requestID, again: j.asks.Add(1) > 1 || j.again, stream: rt.streams()}
 	if !q.again {
 		q.held = renewable(held, j.place)
 	}
@@ -51,8 +51,23 @@ func (j *errand) fill(ctx context.Context, held *cache.Entry) (cache.Fill, error
 	}
 	j.renewed.Store(res.held != nil)
 	f := rt.fillOf(j.place, res)
-	j.shown.Store(&f.Versions)
+	if res.stream == nil {
+		return f, nil
+	}
+	f.Stream = res.stream
+	f.Finish = func(body []byte) cache.Fill {
+		whole := res
+		whole.stream, whole.body = nil, body
+		return rt.fillOf(j.place, whole)
+	}
 	return f, nil
+}
+
+// streams reports whether bodies of this route may be handed on while they come
+// in: nothing that is told before the body is to be read out of it.
+func (rt *Route) streams() bool {
+	c := rt.compiled
+	return c.version == nil && (len(c.emit) == 0 || len(c.learn.values) == 0)
 }
 
 // note remembers why there is something to fetch.
@@ -121,10 +136,15 @@ func (rt *Route) fillOf(p *place, res response) cache.Fill {
 		header[validatorHeader] = res.held.Header[validatorHeader]
 		f.Incomplete = len(res.held.Header[incompleteHeader]) > 0
 	} else {
-		f.ETag = etagOf(res)
+		if f.ETag = etagOf(res); res.stream != nil && res.size > 0 {
+			header[lengthHeader] = []string{strconv.FormatInt(res.size, 10)}
+		}
 		if own := res.header.Get("Etag"); isStrong(own) {
 			header[validatorHeader] = []string{own}
 		}
+	}
+	if res.stream != nil {
+		return f // what it teaches is told at its end
 	}
 	rt.taught(p, &f, rt.compiled.learnFrom(p, res.header, res.body, more))
 	return f

@@ -9,10 +9,13 @@ import (
 )
 
 // etagOf returns a strong entity tag: the origin's when it has one that fits
-// the body, else one made from the body.
+// the body, else one made from the body; "" while that still comes.
 func etagOf(res response) string {
 	if tag := res.header.Get("Etag"); !res.decoded && isStrong(tag) && !namesCoding(tag) {
 		return tag
+	}
+	if res.stream != nil {
+		return ""
 	}
 	sum := xxh3.Hash128(res.body).Bytes()
 	return `"` + hex.EncodeToString(sum[:]) + `"`

@@ -41,7 +41,7 @@ var errorReasons = []struct {
 	reason string
 }{
 	{errAddress, "address"}, {cache.ErrKey, "address"}, {errAfter, "address"}, {errNowhere, "nowhere"}, {errMethod, "method"},
-	{errCrowd, "origin-crowded"}, {errOriginBusy, "origin-busy"}, {errOriginSlow, "origin-slow"}, {errOriginFailed, "origin-failed"},
+	{cache.ErrCrowded, cache.DetailCrowded}, {cache.ErrOldView, cache.DetailOriginLag}, {errCrowd, "origin-crowded"}, {errOriginBusy, "origin-busy"}, {errOriginSlow, "origin-slow"}, {errOriginFailed, "origin-failed"},
 	{errTooLarge, "too-large"}, {errStrange, "strange"}, {context.Canceled, "cancelled"}, {errOriginAway, "origin-away"}, {context.DeadlineExceeded, "timeout"},
 }
 

@@ -37,6 +37,7 @@ type response struct {
 	header     http.Header
 	body       []byte      // identity coding
 	stream     *originBody // in place of body, where that was asked for and is worth it
+	size       int64       // of stream, where that is told, else below 0
 	decoded    bool        // body was gzip: the origin's validators do not fit it
 	redirected bool
 	held       *cache.Entry // what a 304 said is still good
@@ -140,18 +141,28 @@ func (rt *Route) roundTrip(ctx context.Context, p *place, q question) (response,
 	if err != nil {
 		return response{}, transportError(ctx, err)
 	}
-	out.decoded = decoded
-	if q.stream && out.status == http.StatusOK && (res.ContentLength < 0 || res.ContentLength > streamAbove) && rt.compiled.notStorable(out) == "" {
-		stays = true
-		out.stream = &originBody{ctx: ctx, from: from, closer: res.Body, left: rt.cfg.MaxBody}
-		return out, nil
+	out.decoded, out.size = decoded, res.ContentLength
+	if decoded {
+		out.size = -1
 	}
-	size := int64(-1)
-	if !decoded {
-		size = res.ContentLength
+	first := rt.cfg.MaxBody
+	if q.stream && out.status == http.StatusOK && rt.compiled.notStorable(out) == "" {
+		if first = min(first, streamAbove); out.size > streamAbove {
+			first = 0
+		}
 	}
-	if out.body, err = readBody(from, size, rt.cfg.MaxBody); err != nil {
+	whole := false
+	if out.body, whole, err = readBody(from, out.size, first); err != nil {
 		return response{}, transportError(ctx, err)
+	}
+	switch {
+	case whole:
+	case first == rt.cfg.MaxBody:
+		return response{}, fmt.Errorf("%w: more than %d bytes", errTooLarge, first)
+	default:
+		stays = true
+		out.stream = &originBody{ctx: ctx, from: io.MultiReader(bytes.NewReader(out.body), from), closer: res.Body, left: rt.cfg.MaxBody}
+		out.body = nil
 	}
 	return out, nil
 }
@@ -212,23 +223,23 @@ func plainBody(res *http.Response, limit int64) (from io.Reader, decoded bool, e
 	}
 }
 
-// readBody reads at most limit bytes. size is the length that was told, or negative.
-func readBody(from io.Reader, size, limit int64) ([]byte, error) {
+// readBody reads up to limit bytes, and one more, to see whether that is the
+// whole. size is the length that was told, or negative.
+func readBody(from io.Reader, size, limit int64) (body []byte, whole bool, err error) {
+	if limit == 0 {
+		return nil, false, nil
+	}
 	var buf bytes.Buffer
 	if size > 0 {
 		buf.Grow(int(size) + bytes.MinRead)
 	}
 	n, err := buf.ReadFrom(io.LimitReader(from, limit+1))
-	switch {
-	case n > limit:
-		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
-	case err != nil:
-		return nil, err
-	}
-	return buf.Bytes(), nil
+	return buf.Bytes(), n <= limit, err
 }
 
-// streamAbove is the length from which bodies are handed on while they come in.
+// streamAbove is the length from which bodies are handed on while they come
+// in. Of one that does not tell its length, so much is read before: a short
+// one goes out with its length and tag, and a failure as one.
 const streamAbove = 64 << 10
 
 // originBody is a body that still comes in. It holds the origin's place in the

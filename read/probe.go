@@ -77,24 +77,19 @@ func (rd *Reader) Probe(ctx context.Context, tag string, targets ...string) (Sho
 func (rt *Route) probe(ctx context.Context, p *place, tag string) (Shown, error) {
 	j := &errand{rt: rt, place: p, requestID: rand.Text(), again: true}
 	res, err := rt.cache.Fill(ctx, p.request, j.fill)
+	if errors.Is(err, cache.ErrOldView) {
+		return ShownOld, nil
+	}
 	if err != nil {
 		return ShownUnknown, fmt.Errorf("probing %q: %w", p.request.Target, err)
-	}
-	if res.Stream != nil {
-		res.Stream.Close()
 	}
 	switch {
 	case j.mine.Load() != nil:
 		return ShownUnknown, nil // not to be cached, so nobody is shown an old one from here
 	case res.Detail == cache.DetailOriginLag:
 		return ShownOld, nil
-	case slices.Contains(p.tags, tag) || p.key == tag || p.base == tag:
+	case slices.Contains(res.Entry.Tags(), tag) || p.key == tag || p.base == tag:
 		return ShownCurrent, nil
-	}
-	if versions := j.shown.Load(); versions != nil {
-		if _, ok := (*versions)[tag]; ok {
-			return ShownCurrent, nil
-		}
 	}
 	return ShownUnknown, nil // a list that does not have it
 }

@@ -24,6 +24,8 @@ var replies = []struct {
 	{errAfter, http.StatusBadRequest, "Freshwire-After is not a number.", 0},
 	{errNowhere, http.StatusNotFound, "There is nothing at this address.", 0},
 	{errMethod, http.StatusMethodNotAllowed, "Content is read with GET or HEAD.", 0},
+	{cache.ErrCrowded, http.StatusServiceUnavailable, "Too many wait for this address.", 1},
+	{cache.ErrOldView, http.StatusServiceUnavailable, "The origin does not show the newest version yet.", 1},
 	{errOriginSlow, http.StatusGatewayTimeout, "The origin took too long.", 5},
 	{errOriginBusy, http.StatusServiceUnavailable, "The origin is busy.", 5},
 	{errOriginFailed, http.StatusBadGateway, "The origin failed.", 5},

@@ -17,6 +17,7 @@ const (
 	validatorHeader  = ownPrefix + "Etag"       // the origin's own entity tag
 	lifetimeHeader   = ownPrefix + "Lifetime"   // what the origin said of freshness, in seconds: fresh, while revalidate, if error
 	incompleteHeader = ownPrefix + "Incomplete" // not all of its tags are known
+	lengthHeader     = ownPrefix + "Length"     // of a body that still comes
 	asIsHeader       = ownPrefix + "As-Is"      // the origin wants no other coding: no-transform
 )
 

@@ -135,7 +135,7 @@ func (s *site) do(method, target string, headers ...string) seen {
 		r.Header.Add(name, value)
 	}
 	w := httptest.NewRecorder()
-	s.router.ServeHTTP(w, r)
+	s.reader.Handler(s.router).ServeHTTP(w, r)
 	res := w.Result()
 	body, _ := io.ReadAll(res.Body)
 	return seen{res.StatusCode, res.Header, string(body)}
@@ -210,7 +210,7 @@ func TestSecondReadComesFromTheCache(t *testing.T) {
 	if got := first.header.Get("Cache-Status"); got != "freshwire; fwd=uri-miss; stored" {
 		t.Errorf("Cache-Status of a miss = %q", got)
 	}
-	if got := second.header.Get("Cache-Status"); !regexp.MustCompile(`^freshwire; hit; ttl=(29\d|300)$`).MatchString(got) {
+	if got := second.header.Get("Cache-Status"); !regexp.MustCompile(`^freshwire; hit; ttl=(2[6-9]\d|300)$`).MatchString(got) {
 		t.Errorf("Cache-Status of a hit = %q", got)
 	}
 }
