@@ -99,11 +99,13 @@ func (s *Store) Told(ctx context.Context, p Purge, m Mark) error {
 	if len(p.Announced) == 0 {
 		return nil
 	}
-	pipe := s.rdb.Pipeline()
+	var keys []string
+	args := []any{m.Seq, wantSpan.Milliseconds()}
 	for _, a := range p.Announced[:min(len(p.Announced), maxWanted)] {
-		pipe.Set(ctx, s.names.told(a.Tag), m.Seq, wantSpan)
+		keys = append(keys, s.names.told(a.Tag))
+		args = append(args, a.member())
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
+	if err := s.scripts.tell.Run(ctx, s.rdb, keys, args...).Err(); err != nil {
 		return fmt.Errorf("noting who was told: %w", err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -97,8 +98,11 @@ func TestToldIsKeptForWhoMeetsAnOldView(t *testing.T) {
 		if err := s.Told(t.Context(), p, m); err != nil {
 			t.Fatal(err)
 		}
-		if seq, err := rdb.Get(t.Context(), s.names.told("post:42")).Uint64(); err != nil || seq != m.Seq {
-			t.Errorf("told %d, %v; want %d", seq, err, m.Seq)
+		if err := s.Told(t.Context(), Purge{Announced: []Announcement{{Tag: "post:42", Version: "6"}}}, Mark{Seq: m.Seq - 1}); err != nil {
+			t.Fatal(err) // of an earlier event, which took longer
+		}
+		if got, want := rdb.Get(t.Context(), s.names.told("post:42")).Val(), fmt.Sprint(m.Seq, ":7:post:42=7"); got != want {
+			t.Errorf("told %q, want %q", got, want)
 		}
 		if ttl := rdb.TTL(t.Context(), s.names.told("post:42")).Val(); ttl <= 0 || ttl > wantSpan {
 			t.Errorf("kept for %v", ttl)

@@ -39,7 +39,7 @@ func (n names) meta() string   { return n.own("meta") }   // hash: epoch, host, 
 func (n names) bell() string   { return n.own("bell") }   // channel, rung for each event
 func (n names) want() string   { return n.own("want") }   // sorted set, announcement → seq, see announce.go
 
-func (n names) told(tag string) string { return n.own("told:" + tag) } // string, seq of the newest announcement that was told
+func (n names) told(tag string) string { return n.own("told:" + tag) } // string, "seq:announcement" that was told last
 
 func (n names) own(part string) string { return n.ns + ":{" + n.ns + "}:" + part }
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,14 +48,14 @@ func (s *Store) ask(ctx context.Context, w errand, held *Entry, begin func()) (r
 		if r.old = len(old) > 0; !r.old {
 			return r, nil
 		}
-		if !s.wasTold(ctx, old) {
+		if !s.wasTold(ctx, r, w.want, old) {
 			s.metrics.oldViews.WithLabelValues("served").Inc()
 			return r, nil
 		}
 		s.metrics.oldViews.WithLabelValues("asked again").Inc()
 		r.end()
 		if pause >= time.Until(until) {
-			return response{}, fmt.Errorf("%w: %q", ErrOldView, old[0].Tag)
+			return response{}, fmt.Errorf("%w: %q", ErrOldView, old[0])
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return response{}, err
@@ -63,52 +63,61 @@ func (s *Store) ask(ctx context.Context, w errand, held *Entry, begin func()) (r
 	}
 }
 
-// behind returns the announcements that an answer does not show yet.
-func (s *Store) behind(r response, want []string) []announced {
+// behind returns the tags whose announcements an answer does not show yet.
+func (s *Store) behind(r response, want []string) (tags []string) {
 	if r.Status >= 500 {
 		return nil
 	}
-	var old []announced
-	none := r.nothing()
-	for tag, shown := range r.Versions {
+	lacks := func(tag string) bool {
 		a, ok := s.mirror.announced(tag)
-		if ok && !none && (a.Gone || version.Older(shown, a.Version)) {
-			old = append(old, a)
+		return ok && r.lacks(a.Announcement, want)
+	}
+	for tag := range r.Versions {
+		if lacks(tag) {
+			tags = append(tags, tag)
 		}
 	}
 	for _, scope := range want {
 		tag, ok := strings.CutPrefix(scope, tagScope)
-		if !ok {
-			continue
-		}
-		if _, shown := r.Versions[tag]; shown && !none {
-			continue
-		}
-		a, ok := s.mirror.announced(tag)
-		if ok && (none && !a.Gone || !none && a.Gone && r.Versions != nil) {
-			old = append(old, a)
+		if _, seen := r.Versions[tag]; ok && !seen && lacks(tag) {
+			tags = append(tags, tag)
 		}
 	}
-	return old
+	return tags
 }
 
-// wasTold reports whether somebody was told of one of these. Where Redis does
-// not say, somebody may have been.
-func (s *Store) wasTold(ctx context.Context, old []announced) bool {
+// lacks reports whether an answer shows less than a. An answer that tells no
+// version of a thing shows it, unless it says that there is nothing at all.
+func (r response) lacks(a Announcement, want []string) bool {
+	shown, tells := r.Versions[a.Tag]
+	switch {
+	case r.nothing():
+		return !a.Gone && slices.Contains(want, tagScope+a.Tag)
+	case a.Gone:
+		return tells || r.Versions != nil && slices.Contains(want, tagScope+a.Tag)
+	}
+	return tells && version.Older(shown, a.Version)
+}
+
+// wasTold reports whether somebody was told of more than an answer shows, which
+// is behind on these tags: perhaps of an earlier event than the newest. Where
+// Redis does not say, somebody may have been.
+func (s *Store) wasTold(ctx context.Context, r response, want, tags []string) bool {
 	if s.faults.toldUnchecked {
 		return false
 	}
-	keys := make([]string, len(old))
-	for i, a := range old {
-		keys[i] = s.names.told(a.Tag)
+	keys := make([]string, len(tags))
+	for i, tag := range tags {
+		keys[i] = s.names.told(tag)
 	}
 	v, err := s.scripts.told.Run(ctx, s.rdb, keys).Slice()
-	if err != nil || len(v) != len(old) {
+	if err != nil {
 		return true
 	}
-	for i, a := range old {
-		if text, ok := v[i].(string); ok {
-			if seq, err := strconv.ParseUint(text, 10, 64); err != nil || seq >= a.seq {
+	for _, told := range v {
+		if text, ok := told.(string); ok {
+			_, member, _ := strings.Cut(text, ":")
+			if a, ok := parseAnnouncement(member); !ok || r.lacks(a, want) {
 				return true
 			}
 		}

@@ -6,13 +6,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-//go:embed clock.lua invalidate.lua sync.lua giveback.lua barrier.lua leave.lua told.lua acquire.lua renew.lua store.lua release.lua
+//go:embed clock.lua invalidate.lua sync.lua giveback.lua barrier.lua leave.lua tell.lua told.lua acquire.lua renew.lua store.lua release.lua
 var luaFiles embed.FS
 
 // scripts are the Lua files, ready to run.
 type scripts struct {
-	invalidate, sync, giveBack, barrier, leave, told *redis.Script // on the ledger's slot
-	acquire, renew, store, release                   *redis.Script // on an entry's slot
+	invalidate, sync, giveBack, barrier, leave *redis.Script // on the ledger's slot
+	tell, told                                 *redis.Script // on the ledger's slot
+	acquire, renew, store, release             *redis.Script // on an entry's slot
 }
 
 var shipped = newScripts(func(_, source string) string { return source })
@@ -33,6 +34,7 @@ func newScripts(edit func(name, source string) string) scripts {
 		giveBack:   redis.NewScript(clock + file("giveback")),
 		barrier:    redis.NewScript(file("barrier")),
 		leave:      redis.NewScript(file("leave")),
+		tell:       redis.NewScript(file("tell")),
 		told:       redis.NewScript(file("told")),
 		acquire:    redis.NewScript(file("acquire")),
 		renew:      redis.NewScript(file("renew")),
