@@ -158,7 +158,10 @@ func (s *Store) land(ctx context.Context, f *flight) {
 
 // carry asks the origin, and keeps what it says.
 func (s *Store) carry(ctx, reader context.Context, f *flight) {
-	r, err := s.ask(ctx, f.errand, f.held, func() {
+	s.mu.Lock()
+	w := f.errand // until a call begins, those who join may change it
+	s.mu.Unlock()
+	r, err := s.ask(ctx, w, f.held, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		f.asks++
