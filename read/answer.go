@@ -134,7 +134,7 @@ func (v *view) matched(h http.Header, etag string, chosen coding, wants accepted
 	}
 	if v.choice {
 		for c := range codings {
-			if tag := tagOf(etag, c); wants.takes(c) && has(h, tag) {
+			if tag := tagOf(etag, c); (wants.takes(c) || v.route.faults.anyCoding) && has(h, tag) {
 				return tag
 			}
 		}

@@ -26,6 +26,8 @@ type compiled struct {
 	learn       learner
 	version     *versionRule // nil: answers tell none
 	emit        []tagHeader
+
+	oneKey bool // see faults.variantsShared
 }
 
 func compile(c RouteConfig) (*compiled, error) {

@@ -132,7 +132,9 @@ func (rt *Route) fillOf(p *place, res response) cache.Fill {
 	}
 	var more []string
 	if res.held != nil {
-		f.ETag, more = res.held.ETag, res.held.Tags()
+		if f.ETag = res.held.ETag; !rt.faults.tagsForgotten {
+			more = res.held.Tags()
+		}
 		header[validatorHeader] = res.held.Header[validatorHeader]
 		f.Incomplete = len(res.held.Header[incompleteHeader]) > 0
 	} else {
@@ -147,6 +149,9 @@ func (rt *Route) fillOf(p *place, res response) cache.Fill {
 		return f // what it teaches is told at its end
 	}
 	rt.taught(p, &f, rt.compiled.learnFrom(p, res.header, res.body, more))
+	if rt.faults.unversioned && res.held != nil {
+		f.Versions = nil
+	}
 	return f
 }
 

@@ -99,6 +99,9 @@ func (c *compiled) variant(p place, n int) (place, error) {
 	name := p.key + "?" + p.query
 	if len(c.vary) > 0 { // a query cannot hold #
 		text := "#" + c.variantText(n)
+		if c.oneKey {
+			text = ""
+		}
 		name, target, p.source = name+text, target+text, p.source+text
 		p.varied = http.Header{}
 		for i, v := range c.variantValues(n) {

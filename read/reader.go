@@ -103,7 +103,16 @@ type Reader struct {
 	routes []*Route
 	gates  map[string]*gate // :: host of an origin → its gate
 
-	positionLate bool // a fault that tests put in: the position is taken after the look-up
+	faults faults
+}
+
+// faults are repairs that tests take out, to see that they are needed.
+type faults struct {
+	positionLate   bool // the position is taken after the look-up
+	anyCoding      bool // a client has the content by the tag of any coding
+	variantsShared bool // the key says nothing of the variant
+	tagsForgotten  bool // what a 304 renews loses the tags that it had
+	unversioned    bool // what a 304 renews tells no version
 }
 
 // New returns a Reader. position tells how far in the log of changes this
@@ -137,6 +146,7 @@ func (rd *Reader) Route(cfg RouteConfig) (*Route, error) {
 	if rd.gates[host] == nil {
 		rd.gates[host] = newGate(rd.places, rd.metrics.waiting)
 	}
+	compiled.oneKey = rd.faults.variantsShared
 	rt := &Route{Reader: rd, cfg: cfg.withDefaults(), compiled: compiled, metrics: rd.metrics.of(cfg.Path), gate: rd.gates[host]}
 	rd.router.Handle(cfg.Path, rt)
 	rd.routes = append(rd.routes, rt)

@@ -102,7 +102,7 @@ func (rt *Route) answer(w http.ResponseWriter, r *http.Request, k *known, p *pla
 	req.Position, req.After = position, after
 	if !authorized && after == 0 {
 		if res, ok := rt.cache.Peek(req); ok && rt.viewOf(res.Entry).source == p.source {
-			if rt.positionLate {
+			if rt.faults.positionLate {
 				res.Position = rt.position()
 			}
 			requestIDOf(w)
@@ -118,7 +118,7 @@ func (rt *Route) answer(w http.ResponseWriter, r *http.Request, k *known, p *pla
 	if err != nil {
 		return "", "", err
 	}
-	if rt.positionLate {
+	if rt.faults.positionLate {
 		res.Position = rt.position()
 		position = res.Position
 	}

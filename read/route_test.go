@@ -457,7 +457,7 @@ func TestPositionIsOfBeforeTheLookUp(t *testing.T) {
 	t.Parallel()
 	for name, late := range map[string]bool{"as shipped": false, "taken after the look-up": true} {
 		s := newSite(t, says("x"), posts)
-		s.reader.positionLate = late
+		s.reader.faults.positionLate = late
 		s.before(func(fetch func() (cache.Result, error)) (cache.Result, error) {
 			res, err := fetch()
 			s.at("8-0") // an event whose content this read does not have

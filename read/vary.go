@@ -1,6 +1,7 @@
 package read
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -32,7 +33,10 @@ func parseVary(vary map[string][]string, sent http.Header) ([]varyHeader, error)
 	var out []varyHeader
 	var errs []error
 	variants := 1
-	for _, given := range slices.Sorted(maps.Keys(vary)) {
+	byName := func(a, b string) int {
+		return cmp.Or(cmp.Compare(http.CanonicalHeaderKey(a), http.CanonicalHeaderKey(b)), cmp.Compare(a, b))
+	}
+	for _, given := range slices.SortedFunc(maps.Keys(vary), byName) {
 		name, values := http.CanonicalHeaderKey(given), vary[given]
 		h := varyHeader{name: name, values: values}
 		switch {
