@@ -32,7 +32,7 @@ func (s *Store) acquire(ctx context.Context, f *flight) (nonce string, found *En
 	defer cancel()
 	nonce = randomHex()
 	known := ""
-	if f.seen != nil && !f.seen.body.absent { // else it is read again in full
+	if f.seen != nil && !f.seen.body.absent && !s.faults.refreshFindsItself { // else it is read again in full
 		f.held = f.seen
 		known = entryMagic + fmt.Sprintf(tokenPattern, f.held.Token) + f.held.Epoch
 	}
