@@ -41,9 +41,9 @@ func profileTo(ctx context.Context, o options, file string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	source, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", mainPackage).Output()
+	source, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", mainPackage).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("looking for the program's source: %w", err)
+		return fmt.Errorf("looking for the program's source: %w: %s", err, source)
 	}
 	added := filepath.Join(dir, "profiling.go")
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
