@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
-	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/internal/testkit"
 )
 
@@ -50,6 +50,31 @@ func TestOnlyOperatorsEnter(t *testing.T) {
 	}
 }
 
+func TestAnotherTokenOpensOneDoorAlone(t *testing.T) {
+	const here, away = "127.0.0.1:4711", "192.0.2.7:4711"
+	bearer := func(token string) *http.Request {
+		return visitor(away, "example.com", "Authorization", "Bearer "+token)
+	}
+	for _, tc := range []struct {
+		name, token, also string
+		r                 *http.Request
+		want, wantMain    bool
+	}{
+		{"the other token", "s3cret", "edge", bearer("edge"), true, false},
+		{"the admin token", "s3cret", "edge", bearer("s3cret"), true, true},
+		{"a wrong one", "s3cret", "edge", bearer("edg"), false, false},
+		{"no other is set", "s3cret", "", bearer(""), false, false},
+		{"no admin token, the other", "", "edge", bearer("edge"), true, false},
+		{"no admin token, from this machine", "", "edge", visitor(here, "127.0.0.1"), true, true},
+		{"no admin token, from elsewhere", "", "edge", bearer(""), false, false},
+	} {
+		main := NewGuard(tc.token)
+		if got, gotMain := main.Also(tc.also).Allows(tc.r), main.Allows(tc.r); got != tc.want || gotMain != tc.wantMain {
+			t.Errorf("%s: this door %v, the others %v; want %v, %v", tc.name, got, gotMain, tc.want, tc.wantMain)
+		}
+	}
+}
+
 func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 	entered := 0
 	h := NewGuard("").Protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { entered++ }))
@@ -78,10 +103,13 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 }
 
 func TestPurgeRefusesWhatItCannotRead(t *testing.T) {
-	var purged []event.Purge
-	h := NewPurgeHandler(func(_ context.Context, p event.Purge) (Receipt, error) {
+	var purged, previewed []Purge
+	h := NewPurgeHandler(func(_ context.Context, p Purge) (Receipt, error) {
 		purged = append(purged, p)
 		return Receipt{Seq: 7, Nodes: 2, Settled: true}, nil
+	}, func(_ context.Context, p Purge) (Preview, error) {
+		previewed = append(previewed, p)
+		return Preview{Entries: 3}, nil
 	}, testkit.Logger(t))
 	long := strings.Repeat("x", maxPurgeItem+1)
 	for _, tc := range []struct {
@@ -97,7 +125,12 @@ func TestPurgeRefusesWhatItCannotRead(t *testing.T) {
 		{`{"paths":["blog"]}`, 400},
 		{`{"tags":"a"}`, 400},
 		{`{"tag":["a"]}`, 400},
-		{`{"tags":["a"],"soft":true}`, 400},
+		{`{"tags":["a"],"soft":true}`, 200},
+		{`{"tags":["a"],"dry_run":true}`, 200},
+		{`{"all":true,"soft":true,"dry_run":true}`, 200},
+		{`{"dry_run":true}`, 400},
+		{`{"tags":["a"],"soft":"xxx"}`, 400},
+		{`{"tags":["a"]}{"all":true}`, 400},
 		{`{"tags":["` + long + `"]}`, 400},
 		{`{"tags":["` + strings.Repeat(`a","`, maxPurgeItems) + `a"]}`, 400},
 	} {
@@ -110,8 +143,50 @@ func TestPurgeRefusesWhatItCannotRead(t *testing.T) {
 			t.Errorf("the answer to %.60s repeats the body: %s", tc.body, w.Body)
 		}
 	}
-	if len(purged) != 3 {
-		t.Errorf("purged %d times, want 3", len(purged))
+	if len(purged) != 4 || !purged[3].Soft || purged[2].Soft || len(previewed) != 2 || !previewed[1].Soft {
+		t.Errorf("purged %+v, previewed %+v, want 4 and 2", purged, previewed)
+	}
+}
+
+func TestDryRunSaysThatItIsOne(t *testing.T) {
+	preview := Preview{Entries: 3, Exact: true, Samples: []string{"a", "b", "c"}, By: []Count{{Kind: "tag", Name: "x", Entries: 3, Exact: true}}}
+	for _, tc := range []struct {
+		err  error
+		want int
+		says string
+	}{
+		{nil, 200, `{"dry_run":true,"entries":3,"exact":true,"samples":["a","b","c"],"by":[{"kind":"tag","name":"x","entries":3,"exact":true}]}`},
+		{fmt.Errorf("%w: no pattern", ErrPurge), 400, "no pattern"},
+		{errors.New("secret detail"), 503, "Redis"},
+	} {
+		h := NewPurgeHandler(func(context.Context, Purge) (Receipt, error) {
+			t.Error("a dry run purged")
+			return Receipt{}, nil
+		}, func(context.Context, Purge) (Preview, error) { return preview, tc.err }, testkit.Logger(t))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("POST", "/admin/purge", strings.NewReader(`{"tags":["x"],"dry_run":true}`)))
+		if w.Code != tc.want || !strings.Contains(w.Body.String(), tc.says) || strings.Contains(w.Body.String(), "secret") {
+			t.Errorf("dry run with %v = %d %s, want %d %s", tc.err, w.Code, w.Body, tc.want, tc.says)
+		}
+	}
+}
+
+func TestLookRefusesOddQuestions(t *testing.T) {
+	h := NewLookHandler("key", func(_ context.Context, key string) (any, error) {
+		if key == "away" {
+			return nil, errors.New("secret detail")
+		}
+		return map[string]string{"key": key}, nil
+	}, testkit.Logger(t))
+	for query, want := range map[string]int{"key=a%2Fb%3F": 200, "": 400, "key=": 400, "key=" + strings.Repeat("k", maxPurgeItem+1): 400, "key=away": 503, "key=a&key=b": 400} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/debug/why?"+query, nil))
+		if w.Code != want || strings.Contains(w.Body.String(), "secret") {
+			t.Errorf("GET ?%.40s = %d %s, want %d", query, w.Code, w.Body, want)
+		}
+		if want == 200 && !strings.Contains(w.Body.String(), `"a/b?"`) {
+			t.Errorf("GET ?%s asked for %s", query, w.Body)
+		}
 	}
 }
 

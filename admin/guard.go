@@ -23,6 +23,7 @@ import (
 type Guard struct {
 	token [sha256.Size]byte // hash of the token; compared in constant time
 	set   bool
+	also  *[sha256.Size]byte // of another token that opens this door alone, nil: none
 	csrf  http.CrossOriginProtection
 }
 
@@ -31,8 +32,22 @@ func NewGuard(token string) *Guard {
 	return &Guard{token: sha256.Sum256([]byte(token)), set: token != ""}
 }
 
+// Also returns a guard like g that lets those in, too, who show another token;
+// an empty one lets in nobody else.
+func (g *Guard) Also(token string) *Guard {
+	out := &Guard{token: g.token, set: g.set}
+	if token != "" {
+		sum := sha256.Sum256([]byte(token))
+		out.also = &sum
+	}
+	return out
+}
+
 // Allows reports whether r comes from an operator.
 func (g *Guard) Allows(r *http.Request) bool {
+	if g.also != nil && shows(r, *g.also) {
+		return true
+	}
 	if g.set {
 		return g.ShowsToken(r)
 	}
@@ -42,10 +57,10 @@ func (g *Guard) Allows(r *http.Request) bool {
 // ShowsToken reports whether r carries the token, as "Authorization: Bearer
 // <token>" or as the password of basic authentication (any user name), which
 // is what a browser can send by itself.
-func (g *Guard) ShowsToken(r *http.Request) bool {
-	if !g.set {
-		return false
-	}
+func (g *Guard) ShowsToken(r *http.Request) bool { return g.set && shows(r, g.token) }
+
+// shows reports whether r carries the token with that hash.
+func shows(r *http.Request, token [sha256.Size]byte) bool {
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
 		if _, given, ok = r.BasicAuth(); !ok {
@@ -53,7 +68,7 @@ func (g *Guard) ShowsToken(r *http.Request) bool {
 		}
 	}
 	sum := sha256.Sum256([]byte(strings.TrimSpace(given)))
-	return subtle.ConstantTimeCompare(sum[:], g.token[:]) == 1
+	return subtle.ConstantTimeCompare(sum[:], token[:]) == 1
 }
 
 // isDirectLoopback reports whether r was sent on this machine to this machine.

@@ -29,6 +29,7 @@ type Why struct {
 	Entry    *Entry        // its head: the one in memory, or else in Redis; nil where there is none
 	InMemory bool          // of the process that was asked
 	InRedis  int64         // bytes, 0 where there is none
+	Packed   bool          // stored as zstd
 	Expires  time.Duration // until Redis drops it
 	Age      time.Duration
 	By       []Cause     // what makes it void or stale, the newest first; of a missing key, the last purges of it
@@ -84,7 +85,7 @@ func (s *Store) Why(ctx context.Context, key string) (Why, error) {
 		w.By, err = s.name(ctx, s.mirror.purges([]string{keyScope + key}, key, 0))
 		w.By = slices.DeleteFunc(w.By, isHorizon)
 	} else {
-		w.Age = s.now().wall.Sub(w.Entry.StoredAt)
+		w.Age, w.Packed = s.now().wall.Sub(w.Entry.StoredAt), w.Entry.body.packed
 		w.By = s.mirror.causes(key, w.Entry)
 		for _, t := range w.Entry.Tags() {
 			if a, ok := s.mirror.announced(t); ok {
@@ -100,6 +101,16 @@ func (s *Store) Why(ctx context.Context, key string) (Why, error) {
 		w.By, err = s.name(ctx, w.By)
 	}
 	return w, err
+}
+
+// Scopes names what a purge voids e by, besides its key: "tag posts", "path /blog/*".
+func (e *Entry) Scopes() []string {
+	out := make([]string, len(e.scopes))
+	for i, scope := range e.scopes {
+		kind, name := describeScope(scope)
+		out[i] = strings.TrimSpace(kind + " " + name)
+	}
+	return out
 }
 
 // isHorizon: the ledger knows nothing older, which need not be by a purge.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,12 +11,8 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/freshwire/freshwire/admin"
-	"github.com/freshwire/freshwire/event"
 )
 
 // remote is a running freshwire that send, tail and purge talk to.
@@ -69,68 +64,28 @@ func answerError(resp *http.Response, body []byte) error {
 	if why := cmp.Or(problem.Detail, problem.Title); why != "" {
 		text += ": " + why
 	}
-	if resp.StatusCode == http.StatusUnauthorized && strings.Contains(resp.Request.URL.Path, "/admin/") {
+	if path := resp.Request.URL.Path; resp.StatusCode == http.StatusUnauthorized && (strings.Contains(path, "/admin/") || strings.Contains(path, "/debug/")) {
 		text += " Set FRESHWIRE_ADMIN_TOKEN."
 	}
 	return errors.New(text)
+}
+
+// get asks for a page of operators, and decodes its JSON.
+func (r *remote) get(ctx context.Context, path string, query url.Values, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base+path+"?"+query.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	r.authorize(req)
+	body, err := r.do(req)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(body, into)
 }
 
 func (r *remote) authorize(req *http.Request) {
 	if r.token != "" {
 		req.Header.Set("Authorization", "Bearer "+r.token)
 	}
-}
-
-func newPurgeCommand() *cobra.Command {
-	var purge event.Purge
-	c := &cobra.Command{
-		Use:   "purge --tag T | --key K | --pattern P | --path P | --all",
-		Short: "Purge now, wait until no node serves it any more, and print the receipt",
-		Example: "  freshwire purge --tag post:42\n  freshwire purge --path '/blog/*'\n" +
-			"  freshwire purge --pattern 'products:*' --key posts:all",
-	}
-	flags := c.Flags()
-	flags.StringArrayVar(&purge.Tags, "tag", nil, "a tag (may be repeated, as all of these)")
-	flags.StringArrayVar(&purge.Keys, "key", nil, "a key")
-	flags.StringArrayVar(&purge.Patterns, "pattern", nil, "a Redis glob over keys")
-	flags.StringArrayVar(&purge.Paths, "path", nil, "a path; /blog/* takes everything below, too")
-	flags.BoolVar(&purge.All, "all", false, "everything")
-	base := addURLFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		if purge.Empty() {
-			return usageError{"nothing to purge: give --tag, --key, --pattern, --path or --all"}
-		}
-		r, err := newRemote(*base)
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
-		defer cancel()
-		receipt, err := r.purge(ctx, purge)
-		if err != nil {
-			return fmt.Errorf("purging: %w", err)
-		}
-		fmt.Fprintln(c.OutOrStdout(), string(receipt))
-		var parsed admin.Receipt
-		if json.Unmarshal(receipt, &parsed) == nil && !parsed.Settled {
-			return errors.New("not settled: a node may still serve the old content for a moment; purge again")
-		}
-		return nil
-	}
-	return c
-}
-
-func (r *remote) purge(ctx context.Context, p event.Purge) ([]byte, error) {
-	body, err := json.Marshal(p)
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.base+"/admin/purge", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	r.authorize(req)
-	receipt, err := r.do(req)
-	return bytes.TrimSpace(receipt), err
 }

@@ -21,6 +21,7 @@ import (
 // docs/config.md; a test compares the two.
 type environment struct {
 	RedisURL string `envconfig:"REDIS_URL" secret:"true" desc:"Where Redis is: redis://, rediss://, redis+cluster://h1,h2,h3, redis+sentinel://h1,h2/MASTER; user:password@ is allowed. Unset: an embedded store, in dev only."`
+	Replica  string `envconfig:"FRESHWIRE_REPLICA_URL" secret:"true" desc:"Where cached entries are read: a replica of REDIS_URL's store, by the same schemes; of a cluster or with sentinels the nearest server. It may lag: what it answers is held against the ledger, which is never read there. When it fails, REDIS_URL is asked." shown:"REDIS_URL"`
 	Port     string `envconfig:"PORT" desc:"Port to listen on, on all interfaces; 0 picks a free one."`
 	Addr     string `envconfig:"FRESHWIRE_ADDR" desc:"host:port to listen on; wins over PORT. The line msg=listening tells the real one." shown:"127.0.0.1:8080"`
 
@@ -28,6 +29,7 @@ type environment struct {
 	Namespace string `envconfig:"FRESHWIRE_NAMESPACE" default:"fw" desc:"Prefix of our Redis keys and name of the Asynq queue, so that several sites share a Redis: a-z, 0-9, _ and -, at most 32."`
 
 	AdminToken         string `envconfig:"FRESHWIRE_ADMIN_TOKEN" secret:"true" desc:"Bearer token of the admin endpoints. Unset: only direct callers on this machine may enter."`
+	EntriesToken       string `envconfig:"FRESHWIRE_ENTRIES_TOKEN" secret:"true" desc:"Bearer token of /v1/entries alone, for edge functions and other programs that use the cache. Unset: the admin token opens it."`
 	RevalidationSecret string `envconfig:"FRESHWIRE_REVALIDATION_SECRET" secret:"true" desc:"Secret of POST /api/revalidate. Unset: that endpoint answers 404."`
 
 	SpoolDir string `envconfig:"FRESHWIRE_SPOOL_DIR" desc:"Directory of the durable journal of accepted webhooks, one for each web process, on a disk that outlives it. Unset: webhooks are answered 503 while Redis is away." shown:"dev: a temporary one, else none"`
@@ -149,9 +151,20 @@ func (env *environment) validate() error {
 	if env.MaxConnectionsPerAddress < 0 {
 		complain("FRESHWIRE_MAX_CONNECTIONS_PER_ADDRESS", "%d is less than 0", env.MaxConnectionsPerAddress)
 	}
+	if env.EntriesToken != "" && env.EntriesToken == env.AdminToken {
+		complain("FRESHWIRE_ENTRIES_TOKEN", "it is the admin token: who uses the cache could do everything else, too")
+	}
 	if env.RedisURL != "" {
 		if _, err := parseRedisURL(env.RedisURL); err != nil {
 			complain("REDIS_URL", "%w", err)
+		}
+	}
+	if env.Replica != "" {
+		if _, err := parseRedisURL(env.Replica); err != nil {
+			complain("FRESHWIRE_REPLICA_URL", "%w", err)
+		}
+		if env.RedisURL == "" {
+			complain("FRESHWIRE_REPLICA_URL", "a replica of what? REDIS_URL is not set")
 		}
 	}
 	return errors.Join(errs...)

@@ -112,6 +112,7 @@ func (s *site) compile(doc *yamlfile.Doc) error {
 	for i, route := range s.file.Routes {
 		at := fmt.Sprintf("routes[%d]", i)
 		errs = append(errs, within(at, route.Validate()), within(at, checkPath(route.Path)))
+		s.notes = append(s.notes, route.Warnings()...)
 		shape := pathNames.ReplaceAllString(route.Path, "{}")
 		if first, ok := known[shape]; ok {
 			errs = append(errs, &misplaced{at + ".path", fmt.Errorf("routes[%d] answers %s already", first, route.Path)})
@@ -160,7 +161,7 @@ func checkSources(f configFile) error {
 }
 
 // ourPaths are the beginnings of paths that no route may take.
-var ourPaths = []string{"/webhooks/", "/api/webhooks/", "/api/revalidate", "/api/events", "/api/auth/", "/admin/", "/monitoring", "/metrics", "/healthz", "/readyz", "/_freshwire", "/_demo"}
+var ourPaths = []string{"/webhooks/", "/api/webhooks/", "/api/revalidate", "/api/events", "/api/auth/", "/v1/entries/", "/admin/", "/debug/why", "/debug/tag", "/monitoring", "/metrics", "/healthz", "/readyz", "/_freshwire", "/_demo"}
 
 func checkPath(path string) error {
 	if path == "/" || path == "/favicon.svg" {

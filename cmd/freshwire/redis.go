@@ -148,6 +148,19 @@ func (s *store) client(tune func(*redis.UniversalOptions)) redis.UniversalClient
 	return redis.NewUniversalClient(&options)
 }
 
+// newReplica opens a client that reads from the replica at url or, where url
+// names a cluster or sentinels, from the nearest server, which may be a master.
+func newReplica(url string, tune func(*redis.UniversalOptions)) (redis.UniversalClient, error) {
+	options, err := parseRedisURL(url)
+	if err != nil {
+		return nil, err
+	}
+	if options.IsClusterMode || options.MasterName != "" {
+		options.ReadOnly, options.RouteByLatency = true, true
+	}
+	return (&store{options: options}).client(tune), nil
+}
+
 // run moves the embedded store's clock: its expiries stand still without. It
 // does nothing on a real Redis.
 func (s *store) run(ctx context.Context) error {

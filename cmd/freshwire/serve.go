@@ -22,6 +22,7 @@ import (
 
 	"github.com/freshwire/freshwire/admin"
 	"github.com/freshwire/freshwire/cache"
+	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/feed"
 	"github.com/freshwire/freshwire/journal"
 	"github.com/freshwire/freshwire/read"
@@ -92,6 +93,9 @@ type app struct {
 	draining atomic.Bool
 
 	cache   *cache.Store
+	reader  *read.Reader  // nil but for the web and worker roles
+	routes  []*read.Route // of the config file, in its order
+	evict   *eviction     // nil on the embedded store
 	queue   *tasks.Queue
 	intake  *receiver
 	records *tasks.Records
@@ -132,6 +136,11 @@ func serve(ctx context.Context, r roles) error {
 	a.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := a.build(listener.Addr()); err != nil {
 		return err
+	}
+	if a.evict != nil {
+		if err := a.evict.refuse(ctx); err != nil {
+			return err
+		}
 	}
 	return a.run(ctx, listener)
 }
@@ -179,6 +188,9 @@ func (a *app) build(addr net.Addr) error {
 		}
 	})
 	a.changes = feed.New(a.tailing, a.log, c.Feed)
+	if !embedded {
+		a.evict = &eviction{rdb: a.tailing, log: a.log}
+	}
 	if a.roles.web || a.roles.sse {
 		c.SSE.AllowAll = a.guard.Allows
 		c.SSE.ClientAddress = trustedProxies(a.env.TrustedProxies).client
@@ -189,7 +201,16 @@ func (a *app) build(addr net.Addr) error {
 	if a.roles.web || a.roles.worker {
 		a.caching = a.client(cacheOptions)
 		c.Cache.Foreign = a.site.file.Foreign
+		if a.env.Replica != "" {
+			if c.Cache.Replica, err = newReplica(a.env.Replica, cacheOptions); err != nil {
+				return err
+			}
+			a.closers = append(a.closers, c.Cache.Replica.Close)
+		}
 		a.cache = cache.New(a.caching, a.log, c.Cache)
+		if err := a.newReader(); err != nil {
+			return err
+		}
 		a.ingest = a.client(tasks.IngestOptions)
 		a.queue = tasks.NewQueue(a.ingest, a.log, c.Tasks)
 		a.records = tasks.NewRecords(a.ingest, a.log, c.Tasks)
@@ -201,7 +222,9 @@ func (a *app) build(addr net.Addr) error {
 	}
 	if a.roles.worker {
 		a.work = a.client(tasks.WorkerOptions)
-		a.worker = tasks.NewWorker(a.work, a.steps(), a.log, c.Tasks)
+		steps := a.steps()
+		a.readsOrigins(&steps, a.reader)
+		a.worker = tasks.NewWorker(a.work, steps, a.log, c.Tasks)
 	}
 	if a.roles.dev && a.site.name == "" {
 		if a.dev, err = newDevSite(a, addr); err != nil {
@@ -209,6 +232,44 @@ func (a *app) build(addr net.Addr) error {
 		}
 	}
 	return nil
+}
+
+// newReader makes the routes of the config file. The web role serves them, a
+// worker asks their origins.
+func (a *app) newReader() error {
+	cfg := a.configs.Read
+	cfg.TrustedProxies = a.env.TrustedProxies
+	a.reader = read.New(a.cache, a.position(), a.log, cfg)
+	for i, cfg := range a.site.file.Routes {
+		route, err := a.reader.Route(cfg)
+		if err != nil {
+			return fmt.Errorf("routes[%d]: %w", i, err)
+		}
+		a.routes = append(a.routes, route)
+	}
+	return nil
+}
+
+// position returns how far in the log of changes this process is, for reads:
+// the text is made once for all of them between two changes.
+func (a *app) position() func() string {
+	type written struct {
+		at   event.Position
+		text string
+	}
+	var last atomic.Pointer[written]
+	return func() string {
+		at := a.changes.Position()
+		if at.IsZero() {
+			return "" // the tail has not caught up: no position can be promised
+		}
+		if w := last.Load(); w != nil && w.at == at {
+			return w.text
+		}
+		w := &written{at, at.String()}
+		last.Store(w)
+		return w.text
+	}
 }
 
 func (a *app) client(tune func(*redis.UniversalOptions)) redis.UniversalClient {
@@ -246,11 +307,8 @@ const (
 // back, and only then the cache's node and the log's tail. What is not over in
 // time ends with the process: tasks are found again, and leases run out.
 func (a *app) run(ctx context.Context, listener net.Listener) error {
-	router, err := a.urls()
-	if err != nil {
-		return err
-	}
-	server := a.newServer(router)
+	server := a.newServer(a.urls())
+	var err error
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	working, stopWork := context.WithCancel(life)
@@ -259,6 +317,9 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 	parts, failed := errgroup.WithContext(life)
 	worker, workFailed := errgroup.WithContext(working)
 	parts.Go(func() error { return a.store.run(life) })
+	if a.evict != nil {
+		parts.Go(func() error { return a.evict.run(life) })
+	}
 	reload := a.reloads()
 	parts.Go(func() error { return reload(life) })
 	if a.cache != nil {

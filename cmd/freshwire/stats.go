@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -64,20 +64,37 @@ func sums(families []*dto.MetricFamily, name, label string) map[string]float64 {
 }
 
 // requestID returns the caller's id of the request if it is a sane one (1 to 64
-// letters, digits, '_', '.', '-'), else a new one.
-func requestID(r *http.Request) string {
-	id := r.Header.Get("X-Request-Id")
-	odd := func(c rune) bool {
-		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-')
+// letters, digits, '_', '.', '-'), else a new one, as the value of a header.
+func requestID(r *http.Request) []string {
+	if given := r.Header["X-Request-Id"]; len(given) > 0 && isRequestID(given[0]) {
+		return given[:1:1]
 	}
-	if id == "" || len(id) > 64 || strings.ContainsFunc(id, odd) {
-		return newID()
-	}
-	return id
+	return []string{newID()}
 }
 
+func isRequestID(id string) bool {
+	if id == "" || len(id) > 64 {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '.' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+var (
+	idPrefix = strconv.FormatUint(rand.Uint64(), 36) + "-"
+	idCount  atomic.Uint64
+)
+
 // newID returns a word that is not in the log yet. Nothing depends on its being hard to guess.
-func newID() string { return strconv.FormatUint(rand.Uint64(), 36) }
+func newID() string {
+	var buf [40]byte
+	return string(strconv.AppendUint(append(buf[:0], idPrefix...), idCount.Add(1), 36))
+}
 
 // describeTask writes a task's payload for the dashboard, without what the CMS
 // sent: it may hold personal data.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/freshwire/freshwire/admin"
 	"github.com/freshwire/freshwire/cache"
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/feed"
@@ -134,47 +133,17 @@ type gaveUp struct {
 func (e gaveUp) Error() string   { return e.error.Error() }
 func (e gaveUp) Unwrap() []error { return []error{e.kind, e.error} }
 
-// reclaimBound is how long a person waits for the count of deleted entries.
-const reclaimBound = 2 * time.Second
-
-// purgeNow makes p void everywhere and returns the receipt.
-func (a *app) purgeNow(ctx context.Context, p event.Purge) (admin.Receipt, error) {
-	purge := cachePurge(p)
-	m, err := a.cache.Invalidate(ctx, purge, cache.Mark{})
-	if errors.Is(err, cache.ErrPurge) {
-		return admin.Receipt{}, fmt.Errorf("%w: %w", admin.ErrPurge, err)
-	} else if err != nil {
-		return admin.Receipt{}, err
-	}
-	m, report, err := a.cache.Barrier(ctx, purge, m)
-	if err != nil {
-		return admin.Receipt{}, err
-	}
-	receipt := admin.Receipt{Seq: m.Seq, Nodes: report.Nodes, WaitedMS: report.Waited.Milliseconds(), Settled: report.Settled}
-	if receipt.Entries, receipt.Left, err = a.cache.DeleteForeign(ctx, purge); err != nil {
-		return receipt, err
-	}
-	bound, cancel := context.WithTimeout(ctx, reclaimBound)
-	defer cancel()
-	done, err := a.cache.Reclaim(bound, purge, m)
-	receipt.Entries += done.Entries
-	receipt.Reclaiming = !done.Done
-	if err != nil && ctx.Err() == nil {
-		// The entries are void; only their memory is not back yet.
-		a.log.WarnContext(ctx, "memory not given back", "err", err)
-	}
-	return receipt, nil
-}
-
 // revalidate makes tags and paths void, and queues the news of it for the
 // site and browsers. cause is the id of our event that made the caller call.
 func (a *app) revalidate(ctx context.Context, tags, paths []string, cause string) error {
 	p := event.Purge{Tags: tags, Paths: paths}
-	m, err := a.cache.Invalidate(ctx, cachePurge(p), cache.Mark{})
+	purge := cachePurge(p)
+	purge.By = byRevalidate
+	m, err := a.cache.Invalidate(ctx, purge, cache.Mark{})
 	if err != nil {
 		return err
 	}
-	if _, _, err = a.cache.Barrier(ctx, cachePurge(p), m); err != nil {
+	if _, _, err = a.cache.Barrier(ctx, purge, m); err != nil {
 		return err
 	}
 	_, left, err := a.cache.DeleteForeign(ctx, cachePurge(p))

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"path"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/freshwire/freshwire/admin"
+	"github.com/freshwire/freshwire/entries"
 	"github.com/freshwire/freshwire/read"
 	"github.com/freshwire/freshwire/tasks"
 	"github.com/freshwire/freshwire/web"
@@ -20,7 +20,7 @@ import (
 )
 
 // urls is every URL that this process answers, with its caller.
-func (a *app) urls() (http.Handler, error) {
+func (a *app) urls() http.Handler {
 	r := mux.NewRouter()
 	r.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		admin.Problem(w, http.StatusNotFound, "There is nothing at this address.")
@@ -45,7 +45,7 @@ func (a *app) urls() (http.Handler, error) {
 		r.Handle("/api/events", a.streams)
 	}
 	if !a.roles.web {
-		return a.middleware(r), nil
+		return a.middleware(cleaned(r))
 	}
 
 	// a deploy hook, an editor's button.
@@ -55,8 +55,11 @@ func (a *app) urls() (http.Handler, error) {
 	events := admin.Events{List: a.listEvents, Get: a.getEvent}
 	operator("GET", "/admin/events", admin.NewListHandler(events, a.log))
 	operator("GET", "/admin/events/{id}", admin.NewEventHandler(events, a.log))
-	operator("POST", "/admin/purge", admin.NewPurgeHandler(a.purgeNow, a.log))
+	operator("POST", "/admin/purge", admin.NewPurgeHandler(a.purgeNow, a.previewPurge, a.log))
 	operator("POST", "/admin/replay", admin.NewReplayHandler(a.replay, a.log))
+	operator("GET", cachePath, admin.NewShowHandler(a.showCache, a.log))
+	operator("GET", whyPath, admin.NewLookHandler("key", a.why, a.log))
+	operator("GET", tagPath, admin.NewLookHandler("tag", a.aboutTag, a.log))
 	operator("GET", "/_freshwire/stats", http.HandlerFunc(a.serveStats))
 	r.PathPrefix(admin.DashboardPath).Handler(admin.NewDashboard(sharedClient{a.ingest}, a.guard, describeTask))
 
@@ -72,21 +75,15 @@ func (a *app) urls() (http.Handler, error) {
 	r.Handle("/favicon.svg", pages)
 
 	// browsers and sites: cached content; a miss goes to the origin.
-	position := func() string {
-		if at := a.changes.Position(); !at.IsZero() {
-			return at.String()
-		}
-		return "" // the tail has not caught up: no position can be promised
+	for i, route := range a.routes {
+		r.Handle(a.site.file.Routes[i].Path, route)
 	}
-	reader := read.New(a.cache, position, a.log, a.configs.Read)
-	for i, cfg := range a.site.file.Routes {
-		route, err := reader.Route(cfg)
-		if err != nil {
-			return nil, fmt.Errorf("routes[%d]: %w", i, err)
-		}
-		r.Handle(cfg.Path, route)
-	}
-	return a.middleware(r), nil
+	// The router is not asked for an address that was read before, nor for keys:
+	// they may hold what it would clean away.
+	h := a.reader.Handler(cleaned(r))
+	// edge functions and programs in other languages: the cache itself.
+	h = besideRouter(entries.Prefix, a.newEntries(), h)
+	return a.middleware(h)
 }
 
 // checks are what /readyz asks.
@@ -99,6 +96,9 @@ func (a *app) checks() []admin.Check {
 			return nil
 		}},
 		{Name: "redis", Ask: func(ctx context.Context) error { return a.tailing.Ping(ctx).Err() }},
+	}
+	if a.evict != nil {
+		checks = append(checks, admin.Check{Name: "eviction", Ask: func(context.Context) error { return a.evict.ready() }})
 	}
 	if a.intake != nil && a.intake.journal != nil {
 		checks = append(checks, admin.Check{Name: "journal", Ask: func(context.Context) error { return a.intake.journal.Ready() }})
@@ -156,24 +156,33 @@ const (
 // middleware bounds each exchange, and gives it an id.
 func (a *app) middleware(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		control := http.NewResponseController(w)
-		now := time.Now()
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			control.SetReadDeadline(now.Add(bodyTime))
+		ids := requestID(r)
+		w.Header()["X-Request-Id"] = ids
+		switch r.Method {
+		case http.MethodGet:
+			if r.URL.Path != "/api/events" { // other answers are too short to wait for a reader
+				if w, ok := w.(interface{ SetWriteDeadline(time.Time) error }); ok {
+					w.SetWriteDeadline(time.Now().Add(answerTime))
+				}
+			}
+		case http.MethodHead:
+		default:
+			r.Header["X-Request-Id"] = ids
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
 		}
-		if r.Method == http.MethodGet && r.URL.Path != "/api/events" { // other answers are too short to wait for a reader
-			control.SetWriteDeadline(now.Add(answerTime))
-		}
-		id := requestID(r)
-		r.Header.Set("X-Request-Id", id)
-		cleanPath(r)
-		w.Header().Set("X-Request-Id", id)
 		h.ServeHTTP(w, r)
 	})
 }
 
-// cleanPath serves //webhooks/blog and the like as what they mean. The router
+// cleaned serves //webhooks/blog and the like as what they mean. The router
 // would redirect, and a CMS that posts does not follow.
+func cleaned(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cleanPath(r)
+		h.ServeHTTP(w, r)
+	})
+}
+
 func cleanPath(r *http.Request) {
 	clean := path.Clean("/" + r.URL.Path)
 	if strings.HasSuffix(r.URL.Path, "/") && clean != "/" {
