@@ -65,7 +65,7 @@ type Paths struct {
 	PreviousSlug string `yaml:"previous_slug" example:"data.previous_slug" desc:"its slug before the change"`
 	Locale       string `yaml:"locale" example:"data.language" desc:"its language (generic: data.locale)"`
 	Environment  string `yaml:"environment" desc:"environment or space of the CMS"`
-	Version      string `yaml:"version" example:"data.updatedAt" desc:"its version, as the origin tells it too: number, time or hash"`
+	Version      string `yaml:"version" example:"data.updatedAt" desc:"its version, as the origin tells it too: number, time or hash. Nobody is told of it before the routes with a version show it, unless the event is about one locale: others share its tag"`
 }
 
 const (
