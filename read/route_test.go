@@ -51,7 +51,7 @@ func newSite(t testing.TB, serve http.HandlerFunc, cfgs ...RouteConfig) *site {
 	}))
 	t.Cleanup(s.origin.Close)
 	log := testkit.Logger(t)
-	s.store = cache.New(s.rdb, log, cache.Config{})
+	s.store = cache.New(s.rdb, log, cache.Config{Embedded: true}) // nobody else holds a lease
 	testkit.Go(t, s.store.Run)
 	s.reader = New(s.store, func() string { return *s.position.Load() }, log, Config{CORSOrigins: []string{"https://shop.example"}})
 	for _, cfg := range cfgs {

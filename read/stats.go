@@ -97,6 +97,9 @@ func quantile(h *dto.Histogram, q float64) time.Duration {
 	for _, b := range h.GetBucket() {
 		bounds[b.GetUpperBound()] = b.GetCumulativeCount()
 	}
+	if h.GetSampleCount() == 0 {
+		return 0
+	}
 	rank := q * float64(h.GetSampleCount())
 	low, below := 0.0, 0.0
 	for _, high := range slices.Sorted(maps.Keys(bounds)) {
