@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/freshwire/freshwire/internal/version"
 )
 
 // An announcement is a member of the sorted set "want", its score the seq of
@@ -62,13 +64,36 @@ func wanted(p Purge) []string {
 	return out
 }
 
-// announce takes in announcements; of two on one tag, the later event counts.
+// announce takes in announcements. Of two on one tag the later event counts, and
+// of two versions that have an order the higher one: two workers may have
+// written the events of two edits the wrong way round.
 func (m *mirror) announce(stamps []stamp) {
 	for _, s := range stamps {
-		if a, ok := parseAnnouncement(s.scope); ok && s.seq >= m.want[a.Tag].seq {
-			m.want[a.Tag] = announced{a, s.seq}
+		a, ok := parseAnnouncement(s.scope)
+		if !ok {
+			continue
+		}
+		held, known := m.want[a.Tag]
+		switch {
+		case !known || held.over(m.token) || !outranked(a, held.Announcement):
+			if s.seq >= held.seq {
+				m.want[a.Tag] = announced{a, s.seq}
+			} else if outranked(held.Announcement, a) {
+				m.want[a.Tag] = announced{a, held.seq}
+			}
+		case s.seq > held.seq:
+			m.want[a.Tag] = announced{held.Announcement, s.seq}
 		}
 	}
+}
+
+// outranked reports whether a's version is certainly below b's.
+func outranked(a, b Announcement) bool {
+	if a.Gone || b.Gone {
+		return false
+	}
+	low, high := version.Rank(a.Version), version.Rank(b.Version)
+	return low != "" && high != "" && low[0] == high[0] && low < high
 }
 
 // announced returns the newest word on a tag, of the last minutes.

@@ -66,6 +66,31 @@ func TestAnnouncementIsOverAfterAWhile(t *testing.T) {
 	}
 }
 
+func TestTheHigherVersionIsAnnouncedInWhateverOrderItIsWritten(t *testing.T) {
+	for name, tc := range map[string]struct {
+		first, second Announcement
+		want          Announcement
+	}{
+		"numbers in order":       {Announcement{Tag: "a", Version: "9"}, Announcement{Tag: "a", Version: "10"}, Announcement{Tag: "a", Version: "10"}},
+		"numbers the other way":  {Announcement{Tag: "a", Version: "10"}, Announcement{Tag: "a", Version: "9"}, Announcement{Tag: "a", Version: "10"}},
+		"hashes have no order":   {Announcement{Tag: "a", Version: "ff"}, Announcement{Tag: "a", Version: "ee"}, Announcement{Tag: "a", Version: "ee"}},
+		"of two kinds":           {Announcement{Tag: "a", Version: "10"}, Announcement{Tag: "a", Version: "2026-11-20T12:00:00Z"}, Announcement{Tag: "a", Version: "2026-11-20T12:00:00Z"}},
+		"gone after a version":   {Announcement{Tag: "a", Version: "10"}, Announcement{Tag: "a", Gone: true}, Announcement{Tag: "a", Gone: true}},
+		"there again after gone": {Announcement{Tag: "a", Gone: true}, Announcement{Tag: "a", Version: "3"}, Announcement{Tag: "a", Version: "3"}},
+	} {
+		written := []stamp{{tc.first.member(), 101}, {tc.second.member(), 102}}
+		for _, order := range [][]stamp{{written[0], written[1]}, {written[1], written[0]}, {written[0], written[1], written[0]}} {
+			m := newMirror(time.Hour, now)
+			for _, s := range order {
+				m.merge(m.question(), answer{epoch: "e", whole: true, token: 200, want: []stamp{s}}, now(), now())
+			}
+			if got, ok := m.announced("a"); !ok || got.Announcement != tc.want || got.seq != 102 {
+				t.Errorf("%s, learnt as %v: announced %+v, %v; want %+v of the later event", name, order, got, ok, tc.want)
+			}
+		}
+	}
+}
+
 // A failover that forgets an event forgets its announcement, too.
 func TestAnnouncementIsGivenBackWithItsEvent(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
