@@ -91,8 +91,11 @@ func printWhy(w io.Writer, a whyAnswer) {
 		}
 		say("stored", "%s", strings.Join(where, " and "))
 		say("content", "status %d, %s, kept as %s", e.Status, size(int64(e.Size)), e.Coding)
-		say("fetched", "%s, %v ago, in %v", e.StoredAt.Format(time.DateTime), (time.Duration(e.AgeMS) * time.Millisecond).Round(time.Millisecond),
-			time.Duration(e.TookMS*float64(time.Millisecond)))
+		took := ""
+		if e.TookMS > 0 { // else another program fetched it
+			took = fmt.Sprintf(", in %v", time.Duration(e.TookMS*float64(time.Millisecond)))
+		}
+		say("fetched", "%s, %v ago%s", e.StoredAt.Format(time.DateTime), (time.Duration(e.AgeMS) * time.Millisecond).Round(time.Millisecond), took)
 		say("fresh", "until %s", e.FreshUntil.Format(time.DateTime))
 		for name, until := range map[string]time.Time{"stale": e.StaleUntil, "on error": e.ErrorUntil} {
 			if until.After(e.FreshUntil) {

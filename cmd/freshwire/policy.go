@@ -20,10 +20,11 @@ type eviction struct {
 	rdb redis.UniversalClient
 	log *slog.Logger
 
-	mu     sync.Mutex
-	known  bool  // every master has told
-	bad    error // a master evicts any key
-	warned bool  // of what is not good, but no danger now
+	mu      sync.Mutex
+	started bool  // the process runs: who looks first says it by itself
+	known   bool  // every master has told
+	bad     error // a master evicts any key
+	warned  bool  // of what is not good, but no danger now
 }
 
 // Pauses between looks.
@@ -54,6 +55,9 @@ func (e *eviction) ready() error {
 
 // run looks each minute until ctx ends.
 func (e *eviction) run(ctx context.Context) error {
+	e.mu.Lock()
+	e.started = true
+	e.mu.Unlock()
 	for {
 		pause := evictionPause
 		e.mu.Lock()
@@ -102,8 +106,8 @@ func (e *eviction) look(ctx context.Context) error {
 	case len(bad) > 0:
 		now := fmt.Errorf("%w: %s. Set maxmemory-policy to noeviction (or a volatile-… one): redis-cli CONFIG SET maxmemory-policy noeviction, "+
 			"and the same in redis.conf; a hosted Redis has a setting for it", errEvicts, strings.Join(bad, "; "))
-		if e.bad == nil {
-			e.log.Error("Redis may evict the ledger, the queue and the log of changes", "err", now)
+		if e.bad == nil && e.started {
+			e.log.Error("not ready any more", "err", now)
 		}
 		e.bad = now
 	case err == nil && e.bad != nil:
