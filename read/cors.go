@@ -12,7 +12,7 @@ type allowedOrigin struct {
 
 var (
 	credentials = []string{"true"}
-	exposed     = []string{"Age, Cache-Status, ETag, Freshwire-Position, Freshwire-Seq, Retry-After, X-Cache"}
+	exposed     = []string{"Accept-Ranges, Age, Cache-Status, Content-Range, ETag, Freshwire-Position, Freshwire-Seq, Retry-After, X-Cache"}
 )
 
 const allowed = "GET, HEAD, OPTIONS"
@@ -44,7 +44,11 @@ func (rt *Route) preflight(w http.ResponseWriter, r *http.Request) {
 	h.Set("Allow", allowed)
 	if h.Get("Access-Control-Allow-Origin") != "" && r.Header.Get("Access-Control-Request-Method") != "" {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD")
-		h.Set("Access-Control-Allow-Headers", "Authorization, Freshwire-After, If-None-Match")
+		asked := "Authorization, Freshwire-After, If-None-Match, If-Range, Range"
+		for _, v := range rt.compiled.vary {
+			asked += ", " + v.name
+		}
+		h.Set("Access-Control-Allow-Headers", asked)
 		h.Set("Access-Control-Max-Age", "600")
 	}
 	w.WriteHeader(http.StatusNoContent)
