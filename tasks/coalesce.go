@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/freshwire/freshwire/internal/version"
 	"github.com/freshwire/freshwire/rules"
 )
 
@@ -176,7 +177,7 @@ func byAge(members []*run) {
 	kind := ""
 	ranked := true
 	for _, m := range members {
-		v := rank(m.ev.Version)
+		v := version.Rank(m.ev.Version)
 		ranked = ranked && v != "" && (kind == "" || kind == v[:1])
 		kind = v[:min(1, len(v))]
 	}
@@ -189,7 +190,7 @@ func byAge(members []*run) {
 		}
 		byVersion := 0
 		if ranked {
-			byVersion = cmp.Compare(rank(a.ev.Version), rank(b.ev.Version))
+			byVersion = cmp.Compare(version.Rank(a.ev.Version), version.Rank(b.ev.Version))
 		}
 		return cmp.Or(byVersion, a.ev.ReceivedAt.Compare(b.ev.ReceivedAt), cmp.Compare(a.ev.ID, b.ev.ID))
 	})

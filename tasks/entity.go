@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/internal/version"
 	"github.com/freshwire/freshwire/rules"
 )
 
@@ -70,7 +71,7 @@ func (r *run) recall(ctx context.Context) error {
 	}
 	keys := []string{r.w.keys.entity(r.ev), r.w.keys.identity(r.ev), r.w.keys.recalled(r.ev.ID), r.w.keys.recalledTags(r.ev.ID)}
 	reply, err := entityScript.Run(ctx, r.w.rdb, keys,
-		r.ev.ID, rank(r.ev.Version), r.ev.Slug, string(r.ev.Action), digit(r.ev.ReplayOf == ""), int(entityTTL.Seconds()), maxRenames,
+		r.ev.ID, version.Rank(r.ev.Version), r.ev.Slug, string(r.ev.Action), digit(r.ev.ReplayOf == ""), int(entityTTL.Seconds()), maxRenames,
 		r.ev.Type, digit(!namedType(r.ev)), r.ev.Locale, digit(takesAway(r.ev.Action)), digit(narrow), maxLocales, int(recalledTTL.Seconds()), r.ev.ReceivedAt.UnixMicro()).Slice()
 	if err != nil {
 		return err
@@ -192,20 +193,4 @@ func (r *run) planAll() rules.Plan {
 		plan.Problems = append(plan.Problems, fmt.Sprintf("slugs: of more than %d locales; everything is purged instead", maxLocales))
 	}
 	return plan
-}
-
-// rank returns a text by which versions of one kind are in order: whole
-// numbers of any length, and RFC 3339 times. Its first letter is the kind. A
-// version of any other kind, such as a hash, has no rank.
-func rank(version string) string {
-	if version != "" && strings.Trim(version, "0123456789") == "" {
-		digits := strings.TrimLeft(version, "0")
-		return fmt.Sprintf("n%03d%s", len(digits), digits)
-	}
-	if t, err := time.Parse(time.RFC3339, version); err == nil {
-		if t = t.UTC(); t.Year() >= 0 && t.Year() <= 9999 {
-			return "t" + t.Format("20060102150405") + fmt.Sprintf("%09d", t.Nanosecond())
-		}
-	}
-	return ""
 }

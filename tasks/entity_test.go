@@ -2,9 +2,7 @@ package tasks
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/big"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -17,6 +15,7 @@ import (
 
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/internal/testkit"
+	"github.com/freshwire/freshwire/internal/version"
 	"github.com/freshwire/freshwire/rules"
 )
 
@@ -157,7 +156,7 @@ func TestRepeatedRecallIsTheSame(t *testing.T) {
 
 func TestOlderVersionsAreSupersededInAnyOrder(t *testing.T) {
 	t.Parallel()
-	for name, version := range map[string]func(n int) string{
+	for name, versionAt := range map[string]func(n int) string{
 		"numbers": func(n int) string { return fmt.Sprint(9007199254740990 + n) },
 		"times": func(n int) string {
 			return time.Date(2026, 1, 1, 0, 0, n, 0, time.UTC).In(time.FixedZone("", 3600*(n%5))).Format(time.RFC3339)
@@ -177,7 +176,7 @@ func TestOlderVersionsAreSupersededInAnyOrder(t *testing.T) {
 			order := rand.New(rand.NewPCG(seed, 0)).Perm(30)
 			for _, n := range order {
 				ev := news(n)
-				ev.Entity, ev.Version, ev.Slug = "1", version(n), fmt.Sprint("slug", n)
+				ev.Entity, ev.Version, ev.Slug = "1", versionAt(n), fmt.Sprint("slug", n)
 				mustEnqueue(t, q, ev)
 			}
 			testkit.Go(t, NewWorker(rdb, steps, log, cfg).Run)
@@ -187,14 +186,14 @@ func TestOlderVersionsAreSupersededInAnyOrder(t *testing.T) {
 				if want := n < newest; c.ID != news(n).ID || c.Superseded != want {
 					t.Errorf("seed %d: change %d is of version %d, superseded %v, want %v after %d", seed, i, n, c.Superseded, want, newest)
 				}
-				if rec := finished(t, q.records, c.ID); rec.Superseded != (n < newest) || rec.Version != version(n) {
+				if rec := finished(t, q.records, c.ID); rec.Superseded != (n < newest) || rec.Version != versionAt(n) {
 					t.Errorf("seed %d: record of version %d says version %s, superseded %v", seed, n, rec.Version, rec.Superseded)
 				}
 				newest = max(newest, n)
 			}
 			known := rdb.HGetAll(t.Context(), q.keys.entity(event.Event{Source: "blog", Type: "post", Entity: "1", Locale: "en"})).Val()
-			if known["v"] != rank(version(29)) || known["s"] != "slug29" {
-				t.Errorf("seed %d: the entity is known as %v, want version %s and slug29", seed, known, version(29))
+			if known["v"] != version.Rank(versionAt(29)) || known["s"] != "slug29" {
+				t.Errorf("seed %d: the entity is known as %v, want version %s and slug29", seed, known, versionAt(29))
 			}
 		})
 	}
@@ -379,42 +378,6 @@ func TestEventWaitsUntilItsEntityCanBeRecalled(t *testing.T) {
 		rdb.Del(t.Context(), q.keys.entity(ev))
 		if rec := finished(t, q.records, ev.ID); rec.Status != Done {
 			t.Errorf("record = %s, want done", rec.Status)
-		}
-	})
-}
-
-// Two versions that both have a rank of one kind are in the order of their ranks.
-func FuzzRank(f *testing.F) {
-	for _, v := range []string{"0", "00", "9", "10", "18446744073709551616", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.1+14:00", "0000-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "-1", "1e5", "f00", "١", ""} {
-		f.Add(v, "10")
-		f.Add(v, "2026-01-01T00:00:00Z")
-	}
-	f.Fuzz(func(t *testing.T, a, b string) {
-		if len(a) > event.MaxName || len(b) > event.MaxName {
-			return
-		}
-		ra, rb := rank(a), rank(b)
-		if ra == "" || rb == "" || ra[0] != rb[0] {
-			return
-		}
-		var want int
-		if ra[0] == 'n' {
-			na, oka := new(big.Int).SetString(a, 10)
-			nb, okb := new(big.Int).SetString(b, 10)
-			if !oka || !okb {
-				t.Fatalf("rank(%q) = %q, rank(%q) = %q: no numbers", a, ra, b, rb)
-			}
-			want = na.Cmp(nb)
-		} else {
-			ta, erra := time.Parse(time.RFC3339, a)
-			tb, errb := time.Parse(time.RFC3339, b)
-			if err := errors.Join(erra, errb); err != nil {
-				t.Fatal(err)
-			}
-			want = ta.Compare(tb)
-		}
-		if got := strings.Compare(ra, rb); got != want {
-			t.Errorf("rank(%q) = %q, rank(%q) = %q: compared %d, want %d", a, ra, b, rb, got, want)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/freshwire/freshwire/event"
+	"github.com/freshwire/freshwire/internal/version"
 	"github.com/freshwire/freshwire/rules"
 )
 
@@ -117,7 +118,7 @@ func (r *run) overtaken(ctx context.Context) (bool, error) {
 	at, _ := known[0].(string)
 	newest, _ := known[1].(string)
 	micros, _ := strconv.ParseInt(at, 10, 64) // 0: none
-	mine := rank(r.ev.Version)
+	mine := version.Rank(r.ev.Version)
 	return micros > r.ev.ReceivedAt.UnixMicro() || mine != "" && newest != "" && mine[0] == newest[0] && mine < newest, nil
 }
 
