@@ -99,6 +99,7 @@ func (rt *Route) give(w http.ResponseWriter, r *http.Request, res cache.Result, 
 		case onePart:
 			return v.writePart(w, e, part)
 		case nowhere:
+			v.takeBack(h)
 			h["Content-Range"] = []string{"bytes */" + strconv.Itoa(e.Size)}
 			writeProblem(w, r, http.StatusRequestedRangeNotSatisfiable, "There is no such part.", 0, requestIDOf(w))
 			return nil
@@ -106,6 +107,7 @@ func (rt *Route) give(w http.ResponseWriter, r *http.Request, res cache.Result, 
 	}
 	f, err := v.form(e, chosen)
 	if err != nil {
+		v.takeBack(h)
 		return err
 	}
 	for i := range v.about {
@@ -123,6 +125,16 @@ func (rt *Route) give(w http.ResponseWriter, r *http.Request, res cache.Result, 
 		w.Write(f.body)
 	}
 	return nil
+}
+
+// takeBack leaves out what was said of the entry, for an answer that is not it.
+func (v *view) takeBack(h http.Header) {
+	for _, f := range v.fields {
+		delete(h, f.name)
+	}
+	for _, name := range []string{"Age", "Cache-Status", "X-Cache"} {
+		delete(h, name)
+	}
 }
 
 // matched returns the entity tag that the client has already, of one of the
@@ -144,11 +156,12 @@ func (v *view) matched(h http.Header, etag string, chosen coding, wants accepted
 
 // writePart sends a part of the plain body.
 func (v *view) writePart(w http.ResponseWriter, e *cache.Entry, part span) error {
+	h := w.Header()
 	f, err := v.form(e, identity)
 	if err != nil {
+		v.takeBack(h)
 		return err
 	}
-	h := w.Header()
 	for _, field := range v.about {
 		h[field.name] = field.values
 	}
@@ -199,7 +212,7 @@ func (rt *Route) pour(w http.ResponseWriter, r *http.Request, v *view, res cache
 			control.Flush()
 		}
 		switch {
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), err != nil && rt.faults.brokenIsWhole:
 			return nil
 		case err != nil:
 			rt.metrics.count(verdictError, reasonOf(err))

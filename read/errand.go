@@ -141,7 +141,7 @@ func (rt *Route) fillOf(p *place, res response) cache.Fill {
 		if f.ETag = etagOf(res); res.stream != nil && res.size > 0 {
 			header[lengthHeader] = []string{strconv.FormatInt(res.size, 10)}
 		}
-		if own := res.header.Get("Etag"); isStrong(own) {
+		if own := res.header.Get("Etag"); isStrong(own) || rt.faults.weaklyRenewed && own != "" {
 			header[validatorHeader] = []string{own}
 		}
 	}
@@ -166,7 +166,7 @@ func (rt *Route) taught(p *place, f *cache.Fill, l lesson) {
 	if l.notJSON {
 		rt.metrics.notJSON.Inc()
 	}
-	f.Incomplete = f.Incomplete || l.incomplete
+	f.Incomplete = f.Incomplete || l.incomplete && !rt.faults.cutUntold
 	if f.Incomplete {
 		f.Header[incompleteHeader] = []string{"1"}
 	}

@@ -113,6 +113,9 @@ type faults struct {
 	variantsShared bool // the key says nothing of the variant
 	tagsForgotten  bool // what a 304 renews loses the tags that it had
 	unversioned    bool // what a 304 renews tells no version
+	weaklyRenewed  bool // weak entity tags renew, too
+	cutUntold      bool // nobody hears that an answer has more tags than are kept
+	brokenIsWhole  bool // a stream that breaks off ends well
 }
 
 // New returns a Reader. position tells how far in the log of changes this

@@ -22,15 +22,15 @@ const (
 )
 
 // renewable returns held if the origin may be asked whether it is still good:
-// by a strong entity tag of the origin's own. Dates lie within a second, weak
-// tags within what somebody thinks alike; what an event made void may not come
-// back by either.
+// by a strong entity tag of the origin's own; no other is kept. Within a second
+// there may be two versions, and a weak tag is what somebody thinks alike: what
+// an event made void may not come back by either.
 func renewable(held *cache.Entry, p *place) *cache.Entry {
 	if held == nil || held.Negative || held.Status != http.StatusOK {
 		return nil
 	}
 	source, tag := held.Header[sourceHeader], held.Header[validatorHeader]
-	if len(source) == 0 || source[0] != p.source || len(tag) == 0 || !isStrong(tag[0]) {
+	if len(source) == 0 || source[0] != p.source || len(tag) == 0 {
 		return nil
 	}
 	if _, err := held.Body(); err != nil {
@@ -42,7 +42,7 @@ func renewable(held *cache.Entry, p *place) *cache.Entry {
 // renewed makes a whole answer of a 304 and what is held, as RFC 9111 3.2
 // says: headers of the 304 take the place of those held.
 func renewed(held *cache.Entry, res response) (response, error) {
-	if tag := res.header.Get("Etag"); tag != "" && strings.TrimPrefix(tag, "W/") != held.Header[validatorHeader][0] {
+	if tag := res.header.Get("Etag"); tag != "" && strings.TrimPrefix(tag, "W/") != strings.TrimPrefix(held.Header[validatorHeader][0], "W/") {
 		return response{}, errOtherTag
 	}
 	body, err := held.Body()

@@ -50,6 +50,14 @@ func TestVoidEntryIsRenewedByTheOriginsStrongTag(t *testing.T) {
 // thinks alike.
 func TestVoidEntryIsNeverRenewedByADateOrAWeakTag(t *testing.T) {
 	t.Parallel()
+	weak := newSite(t, renewing(`W/"v1"`, "old"), posts)
+	weak.reader.faults.weaklyRenewed = true
+	weak.get("/api/posts/1")
+	weak.becomes(renewing(`W/"v1"`, "new, much alike"))
+	weak.purge(cache.Purge{Tags: []string{"posts"}})
+	if a := weak.get("/api/posts/1"); a.body != "old" {
+		t.Errorf("renewed by a weak tag = %v, want the damage", a)
+	}
 	for _, header := range []string{`ETag: W/"v1"`, "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT", "ETag: v1"} {
 		s := newSite(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("If-None-Match")+r.Header.Get("If-Modified-Since") != "" {
