@@ -232,8 +232,8 @@ func ParseToken(s string) (Token, error) {
 }
 
 // Put keeps what was fetched elsewhere after begun was taken. stored is false
-// when an event has made it void meanwhile, or newer content is there: fetch it
-// again, under a new Token.
+// when an event has made it void meanwhile, or announced another version than
+// fill shows, or newer content is there: fetch it again, under a new Token.
 //
 // An error is ErrKey, ErrToken, ErrRefused, ErrAway, or that of an ended context.
 func (s *Store) Put(ctx context.Context, req Request, fill Fill, begun Token) (stored bool, err error) {
@@ -256,9 +256,13 @@ func (s *Store) Put(ctx context.Context, req Request, fill Fill, begun Token) (s
 	if len(e.scopes) > maxScopes {
 		return false, fmt.Errorf("%w: %d tags, at most %d", ErrRefused, len(e.scopes), maxScopes)
 	}
-	switch reason := s.refusal(req.Key, e, fill); reason {
+	reason := s.refusal(req.Key, e, fill)
+	if reason == "" && len(s.behind(response{Fill: fill}, req.wanted())) > 0 {
+		reason = "old-view"
+	}
+	switch reason {
 	case "":
-	case "void":
+	case "void", "old-view":
 		s.metrics.refused.WithLabelValues(reason).Inc()
 		return false, nil
 	default:

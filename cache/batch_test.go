@@ -122,6 +122,21 @@ func TestFetchedElsewhereIsKeptUnlessAnEventCameMeanwhile(t *testing.T) {
 	}
 }
 
+func TestPutKeepsNoOldView(t *testing.T) {
+	t.Parallel()
+	s := running(t, testkit.Redis(t))
+	if _, err := s.Purge(t.Context(), Purge{Tags: []string{"post:1"}, Announced: []Announcement{{Tag: "post:1", Version: "7"}}}); err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[string]bool{"6": false, "7": true} {
+		stored, err := s.Put(t.Context(), Request{Key: "post:1", Tags: []string{"post:1"}},
+			Fill{Status: 200, TTL: time.Minute, Versions: map[string]string{"post:1": version}}, s.Begin())
+		if stored != want || err != nil {
+			t.Errorf("version %s after 7 was announced: stored %v, %v, want %v", version, stored, err, want)
+		}
+	}
+}
+
 func TestPutRefusesWhatCannotBeKept(t *testing.T) {
 	t.Parallel()
 	s := running(t, testkit.Redis(t))

@@ -25,6 +25,27 @@ func TestEveryMistakeOfTheEnvironmentIsTold(t *testing.T) {
 	}
 }
 
+func TestReplicaIsOneOfARealRedis(t *testing.T) {
+	t.Setenv("FRESHWIRE_REPLICA_URL", "redis://u:hunter2@replica:1:2")
+	_, err := loadEnvironment()
+	if err == nil || !strings.Contains(err.Error(), "is not host:port") || !strings.Contains(err.Error(), "REDIS_URL is not set") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("%v, want two mistakes, and no password", err)
+	}
+	t.Setenv("REDIS_URL", "redis://127.0.0.1:6379")
+	t.Setenv("FRESHWIRE_REPLICA_URL", "redis://replica")
+	if _, err := loadEnvironment(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTokenOfTheCacheIsNotTheOperators(t *testing.T) {
+	t.Setenv("FRESHWIRE_ADMIN_TOKEN", "s3cret")
+	t.Setenv("FRESHWIRE_ENTRIES_TOKEN", "s3cret")
+	if _, err := loadEnvironment(); err == nil || !strings.Contains(err.Error(), "FRESHWIRE_ENTRIES_TOKEN") || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("%v, want a mistake, and no token", err)
+	}
+}
+
 func TestReplicatedAckNeedsARealRedis(t *testing.T) {
 	t.Setenv("FRESHWIRE_ACK", "replicated")
 	if _, err := loadEnvironment(); err == nil || !strings.Contains(err.Error(), "REDIS_URL") {

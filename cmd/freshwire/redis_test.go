@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func TestRedisURLsAreUnderstood(t *testing.T) {
@@ -50,6 +52,20 @@ func TestBadRedisURLsAreExplainedWithoutThePassword(t *testing.T) {
 			t.Errorf("parseRedisURL(%q) is accepted", url)
 		} else if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("the error for %q shows the password: %v", url, err)
+		}
+	}
+}
+
+func TestReplicasOfAClusterAreRead(t *testing.T) {
+	for url, routed := range map[string]bool{"redis://h": false, "redis+cluster://h1,h2": true, "redis+sentinel://h/m": true} {
+		rdb, err := newReplica(url, cacheOptions)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rdb.Close()
+		cluster, ok := rdb.(*redis.ClusterClient)
+		if ok != routed || ok && (!cluster.Options().RouteByLatency || !cluster.Options().ReadOnly) {
+			t.Errorf("%s opens a %T, want one that reads from replicas", url, rdb)
 		}
 	}
 }
