@@ -55,10 +55,10 @@ func (rt *Route) give(w http.ResponseWriter, r *http.Request, res cache.Result, 
 		now = v.at(res.Age, res.TTL)
 		h["X-Cache"] = isHit
 	} else {
-		now = &moment{ages: []string{strconv.FormatInt(int64(res.Age/time.Second), 10)}, statuses: []string{j.status(res)}}
+		now = &moment{age: [1]string{strconv.FormatInt(int64(res.Age/time.Second), 10)}, status: [1]string{j.status(res)}}
 		h["X-Cache"] = xCache[string(res.Verdict)]
 	}
-	h["Age"], h["Cache-Status"] = now.ages, now.statuses
+	h["Age"], h["Cache-Status"] = now.age[:], now.status[:]
 	for i := range v.fields {
 		h[v.fields[i].name] = v.fields[i].values
 	}
@@ -113,13 +113,13 @@ func (rt *Route) give(w http.ResponseWriter, r *http.Request, res cache.Result, 
 	for i := range v.about {
 		h[v.about[i].name] = v.about[i].values
 	}
-	if f.etag != nil {
-		h["Etag"] = f.etag
+	if f.etag[0] != "" {
+		h["Etag"] = f.etag[:]
 	}
 	if f.coding != nil {
 		h["Content-Encoding"] = f.coding
 	}
-	h["Content-Length"] = f.length
+	h["Content-Length"] = f.length[:]
 	w.WriteHeader(e.Status)
 	if r.Method != http.MethodHead {
 		w.Write(f.body)
@@ -165,8 +165,8 @@ func (v *view) writePart(w http.ResponseWriter, e *cache.Entry, part span) error
 	for _, field := range v.about {
 		h[field.name] = field.values
 	}
-	if f.etag != nil {
-		h["Etag"] = f.etag
+	if f.etag[0] != "" {
+		h["Etag"] = f.etag[:]
 	}
 	h["Content-Range"] = []string{part.contentRange(len(f.body))}
 	h["Content-Length"] = []string{strconv.Itoa(part.end - part.begin)}
@@ -228,7 +228,7 @@ func (rt *Route) writeOwn(w http.ResponseWriter, r *http.Request, res response, 
 	h := w.Header()
 	h["X-Cache"] = xCache[verdictBypass]
 	h["Cache-Status"] = []string{"freshwire; fwd=bypass; detail=" + why}
-	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["X-Content-Type-Options"] = nosniff
 	if position != "" {
 		h["Freshwire-Position"] = rt.positionValue(position)
 	}
@@ -236,7 +236,7 @@ func (rt *Route) writeOwn(w http.ResponseWriter, r *http.Request, res response, 
 	if own := res.header["Cache-Control"]; why == reasonAuthorization && len(own) > 0 && len(res.header["Set-Cookie"]) == 0 {
 		h["Cache-Control"] = []string{strings.Join(own, ", ")}
 	}
-	addVary(h, rt.varied(false))
+	addVary(h, rt.vary)
 	if res.status == http.StatusNotFound || res.status == http.StatusGone {
 		writeProblem(w, r, http.StatusNotFound, "There is nothing at this address.", 0, requestIDOf(w))
 		return
@@ -302,5 +302,3 @@ var (
 	isHit  = []string{"HIT"}
 	xCache = map[string][]string{verdictHit: isHit, verdictMiss: {"MISS"}, verdictStale: {"STALE"}, verdictBypass: {"MISS"}}
 )
-
-func isHead(err error) bool { return errors.Is(err, cache.ErrNoBody) }

@@ -40,7 +40,7 @@ func (rd *Reader) allowOrigin(h http.Header, r *http.Request) {
 // preflight answers OPTIONS.
 func (rt *Route) preflight(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	addVary(h, rt.varied(false))
+	addVary(h, rt.vary)
 	h.Set("Allow", allowed)
 	if h.Get("Access-Control-Allow-Origin") != "" && r.Header.Get("Access-Control-Request-Method") != "" {
 		h.Set("Access-Control-Allow-Methods", "GET, HEAD")

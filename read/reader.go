@@ -151,6 +151,7 @@ func (rd *Reader) Route(cfg RouteConfig) (*Route, error) {
 	}
 	compiled.oneKey = rd.faults.variantsShared
 	rt := &Route{Reader: rd, cfg: cfg.withDefaults(), compiled: compiled, metrics: rd.metrics.of(cfg.Path), gate: rd.gates[host]}
+	rt.cacheControl, rt.vary, rt.varyCoding = []string{rt.cfg.CacheControl}, rt.varied(false), rt.varied(true)
 	rd.router.Handle(cfg.Path, rt)
 	rd.routes = append(rd.routes, rt)
 	return rt, nil

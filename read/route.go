@@ -21,6 +21,11 @@ type Route struct {
 	metrics  routeMetrics
 	gate     *gate
 	outage   outage
+
+	// Values of headers, made once.
+	cacheControl []string
+	vary         []string
+	varyCoding   []string // where the content has several codings
 }
 
 // The verdicts of an answer; in capitals they are the value of X-Cache.
@@ -176,7 +181,7 @@ func (rt *Route) headIsEnough(r *http.Request, p *place) func(*cache.Entry) bool
 
 // refuse answers with an error.
 func (rt *Route) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	addVary(w.Header(), rt.varied(false))
+	addVary(w.Header(), rt.vary)
 	status, detail, retryAfter := problemOf(err)
 	if status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", allowed)

@@ -1,6 +1,7 @@
 package read
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -11,7 +12,9 @@ import (
 )
 
 // view is what is the same for all who read an entry through one route, worked
-// out by the first. It is kept with the entry, so a hit makes no text.
+// out by the first. It is kept with the entry, so a hit makes no text. An entry
+// from Redis is new each time, so making a view is kept cheap, too: lists of
+// one lie within the view.
 type view struct {
 	route  *Route
 	source string
@@ -23,6 +26,10 @@ type view struct {
 	forms   [codings]atomic.Pointer[form]
 	second  atomic.Pointer[moment]
 	emitted atomic.Pointer[[]field]
+
+	seq         [1]string
+	contentType [1]string
+	plain       form
 }
 
 // field is a header with its canonical name.
@@ -34,51 +41,72 @@ type field struct {
 // form is the content in one coding.
 type form struct {
 	body         []byte
-	etag, length []string
 	coding       []string // nil for the plain one
+	etag, length [1]string
 }
 
 // moment is what changes each second.
 type moment struct {
-	age, left      int64 // seconds
-	ages, statuses []string
+	passed, left int64 // seconds
+	age, status  [1]string
 }
+
+var (
+	nosniff     = []string{"nosniff"}
+	bytesRanges = []string{"bytes"}
+	byDefault   = []string{defaultCacheControl}
+	codingLists = [codings][]string{nil, {"gzip"}, {"zstd"}}
+)
 
 // viewOf returns the view of e through rt.
 func (rt *Route) viewOf(e *cache.Entry) *view {
 	if v, ok := e.Memo.Load().(*view); ok && v.route == rt {
 		return v
 	}
-	v := &view{route: rt}
+	v := &view{route: rt, contentType: [1]string{"application/octet-stream"}} // else net/http would guess
 	if source := e.Header[sourceHeader]; len(source) > 0 {
 		v.source = source[0]
 	}
-	contentType := "application/octet-stream" // else net/http would guess
+	fields := make([]field, 0, len(e.Header)+5)
 	for name, values := range e.Header {
 		switch {
 		case strings.HasPrefix(name, ownPrefix), name == "Vary", len(values) == 0:
 		case name == "Content-Type":
-			contentType = values[0]
+			v.contentType[0] = values[0]
 		case name == "Content-Language", name == "Content-Disposition":
 			v.about = append(v.about, field{name, values})
 		default:
-			v.fields = append(v.fields, field{name, values})
+			fields = append(fields, field{name, values})
 		}
 	}
-	v.about = append(v.about, field{"Content-Type", []string{contentType}})
-	control := rt.cfg.CacheControl
+	control := rt.cacheControl
 	if e.Negative {
-		control = defaultCacheControl // who was told of the creation must not be shown the absence
+		control = byDefault // who was told of the creation must not be shown the absence
 	}
-	v.fields = append(v.fields, field{"Cache-Control", []string{control}}, field{"X-Content-Type-Options", []string{"nosniff"}})
+	fields = append(fields, field{"Cache-Control", control}, field{"X-Content-Type-Options", nosniff})
 	if e.Token != 0 {
-		v.fields = append(v.fields, field{"Freshwire-Seq", []string{strconv.FormatUint(e.Token, 10)}})
+		v.seq[0] = strconv.FormatUint(e.Token, 10)
+		fields = append(fields, field{"Freshwire-Seq", v.seq[:]})
 	}
 	if e.Status == http.StatusOK {
-		v.fields = append(v.fields, field{"Accept-Ranges", []string{"bytes"}})
+		fields = append(fields, field{"Accept-Ranges", bytesRanges})
 	}
-	v.choice = packable(contentType) && e.Size >= packAbove
-	v.vary = rt.varied(v.choice)
+	v.fields = fields
+	if kind := (field{"Content-Type", v.contentType[:]}); v.about == nil {
+		v.about = append(fields[len(fields):], kind) // there is room
+	} else {
+		v.about = append(v.about, kind)
+	}
+	v.choice = packable(v.contentType[0]) && e.Size >= packAbove
+	if v.vary = rt.vary; v.choice {
+		v.vary = rt.varyCoding
+	}
+	if e.Packed() == nil {
+		if body, err := e.Body(); err == nil {
+			v.plain.fill(e, body, identity)
+			v.forms[identity].Store(&v.plain)
+		}
+	}
 	e.Memo.Store(v)
 	return v
 }
@@ -110,43 +138,40 @@ func (v *view) form(e *cache.Entry, c coding) (*form, error) {
 	if f := v.forms[c].Load(); f != nil {
 		return f, nil
 	}
-	f := &form{}
-	size := e.Size
+	f, err := &form{}, error(nil)
 	switch c {
 	case identity:
-		body, err := e.Body()
-		if err != nil && !isHead(err) {
-			return nil, err
+		var body []byte
+		if body, err = e.Body(); err == nil || errors.Is(err, cache.ErrNoBody) {
+			f.fill(e, body, identity)
+			f.length[0], err = strconv.Itoa(e.Size), nil
 		}
-		f.body = body
 	case gzipped:
-		body, err := e.Zipped()
-		if err != nil {
-			return nil, err
-		}
-		f.body, size = body, len(body)
+		var body []byte
+		body, err = e.Zipped()
+		f.fill(e, body, gzipped)
 	case zstandard:
-		f.body = e.Packed()
-		size = len(f.body)
+		f.fill(e, e.Packed(), zstandard)
 	}
-	if c != identity {
-		f.coding = []string{codingNames[c]}
-	}
-	f.length = []string{strconv.Itoa(size)}
-	if e.ETag != "" {
-		f.etag = []string{tagOf(e.ETag, c)}
+	if err != nil {
+		return nil, err
 	}
 	v.forms[c].Store(f)
 	return f, nil
 }
 
+func (f *form) fill(e *cache.Entry, body []byte, c coding) {
+	f.body, f.coding = body, codingLists[c]
+	f.etag[0], f.length[0] = tagOf(e.ETag, c), strconv.Itoa(len(body))
+}
+
 // at returns what the present second makes of a hit.
 func (v *view) at(age, left time.Duration) *moment {
 	a, l := int64(age/time.Second), int64(left/time.Second)
-	if m := v.second.Load(); m != nil && m.age == a && m.left == l {
+	if m := v.second.Load(); m != nil && m.passed == a && m.left == l {
 		return m
 	}
-	m := &moment{a, l, []string{strconv.FormatInt(a, 10)}, []string{"freshwire; hit; ttl=" + strconv.FormatInt(l, 10)}}
+	m := &moment{a, l, [1]string{strconv.FormatInt(a, 10)}, [1]string{"freshwire; hit; ttl=" + strconv.FormatInt(l, 10)}}
 	v.second.Store(m)
 	return m
 }
