@@ -120,7 +120,7 @@ func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, 
 	if err := checkKey(req.Key); err != nil {
 		return Result{}, err
 	}
-	w := errand{Request: req, want: req.wanted(), fill: fill}
+	w := errand{Request: req, want: req.wanted(), fill: fill, streams: true}
 	if !s.reached(ctx, req.After) {
 		return s.fetchAlone(ctx, w, DetailAway)
 	}
@@ -138,7 +138,6 @@ func (s *Store) Fetch(ctx context.Context, req Request, fill FillFunc) (Result, 
 			return s.result(req, w.seen, Stale, DetailRefreshing), nil
 		}
 	}
-	w.streams = true
 	return s.fetch(ctx, w)
 }
 
@@ -209,18 +208,21 @@ func (s *Store) tooLate(t seat, w errand, later bool) bool {
 
 // shared is what a flight that has landed gives to a read.
 func (s *Store) shared(w errand, t seat) Result {
-	if w.anew {
-		r := resultOf(w.Request, t.entry, t.verdict, t.detail, s.now().wall)
-		r.Stored = t.stored
-		return r
-	}
-	r := s.result(w.Request, t.entry, t.verdict, t.detail)
+	r := s.resultFor(w, t.entry, t.verdict, t.detail)
 	r.Collapsed = !t.first || t.found
-	r.Stored = t.stored && t.first
+	r.Stored = t.stored && (t.first || w.anew)
 	if !t.first {
 		s.metrics.collapsed.Inc()
 	}
 	return r
+}
+
+// resultFor is the result of a read, or of a Fill, which is none.
+func (s *Store) resultFor(w errand, e *Entry, v Verdict, detail string) Result {
+	if w.anew {
+		return resultOf(w.Request, e, v, detail, s.now().wall)
+	}
+	return s.result(w.Request, e, v, detail)
 }
 
 // streamed is what the first reader of a flight gets while the body comes.
@@ -239,12 +241,22 @@ func (s *Store) fetchAlone(ctx context.Context, w errand, detail string) (Result
 	if a.old {
 		detail = DetailOriginLag
 	}
-	if a.body == nil {
+	if a.body != nil && !w.streams {
+		if err := a.gather(s.faults); err != nil {
+			a.end()
+			return Result{}, err
+		}
+	}
+	switch {
+	case a.body == nil:
 		a.end()
-		return s.result(w.Request, s.entryOf(w, a), Bypass, detail), nil
+		return s.resultFor(w, s.entryOf(w, a), Bypass, detail), nil
+	case !w.streams: // too large
+		a.end()
+		return s.resultFor(w, s.headOf(w, a), Bypass, detail), nil
 	}
 	a.bound.pause()
-	r := s.result(w.Request, s.headOf(w, a), Bypass, detail)
+	r := s.resultFor(w, s.headOf(w, a), Bypass, detail)
 	r.Stream = direct{a}
 	return r, nil
 }

@@ -90,6 +90,7 @@ func (s *Store) join(ctx context.Context, w errand, waits bool) (seat, error) {
 		return seat{}, ErrCrowded
 	case !joined:
 		f = &flight{errand: w, done: make(chan struct{}), flowing: make(chan struct{}), verdict: Miss}
+		f.streams = w.streams && waits
 		s.flights[w.Key] = f
 		go s.fly(ctx, f)
 	case w.anew && f.asks == 0 && !f.found:
@@ -110,8 +111,7 @@ func (s *Store) rise(t seat) {
 
 // fly asks the origin once this process may, and lands even when fill panics.
 func (s *Store) fly(reader context.Context, f *flight) {
-	ctx, stop := context.WithCancel(context.WithoutCancel(reader))
-	defer stop()
+	ctx := context.WithoutCancel(reader)
 	defer func() {
 		p := recover()
 		if p != nil {
@@ -133,7 +133,7 @@ func (s *Store) fly(reader context.Context, f *flight) {
 		return
 	}
 	if f.nonce != "" && !s.faults.leaseNotRenewed {
-		go s.renew(ctx, f.Key, f.nonce)
+		go s.renew(ctx, f.Key, f.nonce, f.done)
 	}
 	s.carry(ctx, reader, f)
 }
@@ -144,7 +144,7 @@ func (s *Store) land(ctx context.Context, f *flight) {
 		return
 	}
 	if f.nonce != "" {
-		s.release(context.WithoutCancel(ctx), f.Key, f.nonce)
+		s.release(ctx, f.Key, f.nonce)
 	}
 	f.landed = true
 	s.mu.Lock()

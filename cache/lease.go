@@ -97,18 +97,18 @@ func (s *Store) tryLease(ctx context.Context, key, nonce, known string) (won boo
 	return won, entry, r.err
 }
 
-// renew keeps a lease until ctx ends.
-func (s *Store) renew(ctx context.Context, key, nonce string) {
+// renew keeps a lease until its flight has landed.
+func (s *Store) renew(ctx context.Context, key, nonce string, landed <-chan struct{}) {
 	tick := time.NewTicker(renewing)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 			err := s.scripts.renew.Run(ctx, s.rdb, []string{s.names.lease(key)}, nonce, fillLease.Milliseconds()).Err()
-			if err != nil && ctx.Err() == nil {
+			if err != nil {
 				s.log.DebugContext(ctx, "fill lease not renewed", "key", key, "err", err)
 			}
-		case <-ctx.Done():
+		case <-landed:
 			return
 		}
 	}

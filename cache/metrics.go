@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer, m *mirror) *metrics {
 			Name: "freshwire_cache_collapsed_total", Help: "Reads that shared the fetch of another.",
 		}),
 		crowded: f.NewCounter(prometheus.CounterOpts{
-			Name: "freshwire_cache_crowded_total", Help: "Reads that began no shared fetch, since too many were in flight.",
+			Name: "freshwire_cache_crowded_total", Help: "Reads that shared no fetch, since too many were in flight, or too many waited for it.",
 		}),
 		early: f.NewCounter(prometheus.CounterOpts{
 			Name: "freshwire_cache_early_refreshes_total", Help: "Entries that were fetched again before they expired.",

@@ -142,7 +142,7 @@ func (s *Store) follow(ctx context.Context, w errand) {
 			defer s.mu.Unlock()
 			delete(s.follows, w.Key)
 		}()
-		w.anew, w.streams = false, false
+		w.anew = false
 		for pause := followMin; sleep(ctx, pause) == nil && s.stillOld(ctx, w); pause = min(2*pause, followMax) {
 		}
 	}()
