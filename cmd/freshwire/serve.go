@@ -170,6 +170,11 @@ func (a *app) build(addr net.Addr) error {
 	if a.store, err = newStore(a.env.RedisURL); err != nil {
 		return err
 	}
+	if a.roles.dev && a.site.name == "" { // first: it is another site
+		if a.dev, err = newDevSite(a, addr); err != nil {
+			return err
+		}
+	}
 	embedded := a.store.embedded != nil
 	c.Tasks.Embedded, c.Cache.Embedded = embedded, embedded
 	c.Tasks.Coalesce = a.site.rules.Coalesces() || len(a.site.targets) > 0 // calls to a target gather events, too
@@ -225,11 +230,6 @@ func (a *app) build(addr net.Addr) error {
 		steps := a.steps()
 		a.readsOrigins(&steps, a.reader)
 		a.worker = tasks.NewWorker(a.work, steps, a.log, c.Tasks)
-	}
-	if a.roles.dev && a.site.name == "" {
-		if a.dev, err = newDevSite(a, addr); err != nil {
-			return err
-		}
 	}
 	return nil
 }
