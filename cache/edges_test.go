@@ -38,7 +38,7 @@ func TestReaderNeverSeesOlderThanNoticeWhenEdgesLag(t *testing.T) {
 		if l.stale.Load() > 0 {
 			t.Errorf("%d of %d reads were older than their notice", l.stale.Load(), l.reads.Load())
 		}
-		if l.notices.Load() < 5 || l.hits.Load() < 100 || l.old.Load() == 0 {
+		if l.notices.Load() < 5 || l.hits.Load() < 10 || l.old.Load() == 0 {
 			t.Errorf("the race did not take place")
 		}
 	})

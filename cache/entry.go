@@ -35,7 +35,7 @@ type Entry struct {
 	scopes []string // what voids it, besides its key
 	body   body
 
-	due     atomic.Bool   // to be fetched again, see dueEarly
+	early   atomic.Uint32 // notDue, due or begun, see dueEarly
 	checked atomic.Uint64 // generation of the mirror that found nothing against it
 }
 

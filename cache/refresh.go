@@ -12,27 +12,36 @@ import (
 // Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede
 // Prevention", VLDB 2015, with β = 1.
 //
-// What was due once is due until refreshEarly begins it.
+// What was due once is due until refreshEarly begins it, which it does once: who
+// has just looked e up may not know yet that the next one is there.
 func (e *Entry) dueEarly(at time.Time) bool {
 	left := e.FreshUntil.Sub(at)
 	if left > 20*e.Took { // the odds are below 1 in 10^8
 		return false
 	}
-	if !e.due.Load() && time.Duration(float64(e.Took)*rand.ExpFloat64()) >= left {
-		e.due.Store(true)
+	if e.early.Load() == notDue && time.Duration(float64(e.Took)*rand.ExpFloat64()) >= left {
+		e.early.CompareAndSwap(notDue, due)
 	}
-	return e.due.Load()
+	return e.early.Load() == due
 }
+
+const (
+	notDue = iota
+	due
+	begun
+)
 
 // refreshEarly begins the fetch of what will follow the entry that a read hit,
 // if that is due.
 func (s *Store) refreshEarly(ctx context.Context, w errand) {
-	if s.faults.neverEarly || !w.seen.dueEarly(s.now().wall) || !w.seen.due.CompareAndSwap(true, false) {
+	if s.faults.neverEarly || !w.seen.dueEarly(s.now().wall) || !w.seen.early.CompareAndSwap(due, begun) {
 		return
 	}
-	if _, err := s.join(ctx, w, false); err == nil {
-		s.metrics.early.Inc()
+	if _, err := s.join(ctx, w, false); err != nil {
+		w.seen.early.Store(due) // too many fetches
+		return
 	}
+	s.metrics.early.Inc()
 }
 
 // shorten takes up to a tenth off a life, so that what was filled together does
