@@ -47,6 +47,7 @@ type race struct {
 
 	reads, hits, expired, notices, fills atomic.Int64
 	older                                atomic.Int64 // reads that saw less than their reader was told
+	moves                                atomic.Int64 // of the ledger, to another master
 	fell                                 atomic.Int64 // times a stored entry's token went down
 
 	log   atomic.Int64          // position of the change log
@@ -148,6 +149,9 @@ func (r *race) run(t *testing.T) {
 	if r.mix.lose {
 		wg.Go(func() { r.loseKeys(ctx, r.client(), random(2000)) })
 	}
+	if r.mix.move {
+		wg.Go(func() { r.moveLedger(ctx, t, r.client().(*redis.ClusterClient)) })
+	}
 	if r.mix.replica {
 		wg.Go(func() { r.lag(ctx, random(2001)) })
 	}
@@ -180,7 +184,7 @@ func (r *race) run(t *testing.T) {
 // tookPlace reports whether there was enough of what the race is about.
 func (r *race) tookPlace() bool {
 	return r.reads.Load() > 100 && r.notices.Load() > 10 && r.hits.Load() > 0 &&
-		(r.expired.Load() > 0 || !r.mix.soft && !r.mix.expire)
+		(r.expired.Load() > 0 || !r.mix.soft && !r.mix.expire) && (r.moves.Load() > 1 || !r.mix.move)
 }
 
 // purge returns what an editor declares void, and whether it covers a thing.
@@ -241,13 +245,10 @@ func (r *race) edit(ctx context.Context, t *testing.T, rng *rand.Rand) {
 				p.Announced = append(p.Announced, Announcement{Tag: r.things[i].tag(), Version: strconv.FormatInt(v, 10)})
 			}
 		}
-		m, err := worker.Invalidate(ctx, p, Mark{})
-		if err == nil && !r.mix.noBarrier {
-			r.event.Store(&event{m.Seq, versions})
-			m, _, err = worker.Barrier(ctx, p, m)
-		}
-		if err == nil {
-			err = worker.Told(ctx, p, m)
+		m, err := r.declare(ctx, worker, p, Mark{}, versions)
+		for err != nil && r.mix.move && ctx.Err() == nil { // as a task is tried again
+			idle(ctx, 10*time.Millisecond)
+			m, err = r.declare(ctx, worker, p, m, versions)
 		}
 		if err != nil {
 			if ctx.Err() == nil {
@@ -269,6 +270,21 @@ func (r *race) edit(ctx context.Context, t *testing.T, rng *rand.Rand) {
 			}
 		}
 	}
+}
+
+// declare makes void what p names, and waits until every node heeds it.
+func (r *race) declare(ctx context.Context, worker *Store, p Purge, prior Mark, versions map[int]int64) (Mark, error) {
+	m, err := worker.Invalidate(ctx, p, prior)
+	if err != nil {
+		return prior, err
+	}
+	if !r.mix.noBarrier {
+		r.event.Store(&event{m.Seq, versions})
+		if m, _, err = worker.Barrier(ctx, p, m); err != nil {
+			return m, err
+		}
+	}
+	return m, worker.Told(ctx, p, m)
 }
 
 func (r *race) notify(versions map[int]int64, took time.Duration) {
@@ -491,6 +507,19 @@ func (r *race) loseKeys(ctx context.Context, rdb redis.UniversalClient, rng *ran
 	}
 	for idle(ctx, 300*time.Millisecond); ctx.Err() == nil; idle(ctx, time.Duration(pause+rng.IntN(300))*time.Millisecond) {
 		rdb.Del(ctx, keys[rng.IntN(len(keys))])
+	}
+}
+
+// moveLedger moves the ledger's slot from master to master, slowly.
+func (r *race) moveLedger(ctx context.Context, t *testing.T, rdb *redis.ClusterClient) {
+	for ; ctx.Err() == nil; idle(ctx, 300*time.Millisecond) {
+		rdb.ReloadState(ctx)
+		err := testkit.MoveSlot(ctx, rdb, r.nodes[0].names.ledger(), func() { idle(ctx, 20*time.Millisecond) })
+		if err != nil && ctx.Err() == nil {
+			t.Errorf("moving the ledger: %v", err)
+			return
+		}
+		r.moves.Add(1)
 	}
 }
 

@@ -28,3 +28,27 @@ func TestReplicaLagsWhileItsLineIsHeld(t *testing.T) {
 	writer.Set(t.Context(), "k", "3", 0)
 	Until(t, "it connects again", has("3"))
 }
+
+func TestSlotMovesWithItsKeys(t *testing.T) {
+	rdb := Cluster(t)
+	for _, key := range []string{"{s}a", "{s}b", "{s}c"} {
+		rdb.Set(t.Context(), key, key, 0)
+	}
+	before, _ := rdb.MasterForKey(t.Context(), "{s}a")
+	moved := 0
+	if err := MoveSlot(t.Context(), rdb, "{s}a", func() { moved++ }); err != nil {
+		t.Fatal(err)
+	}
+	if rdb.ReloadState(t.Context()); moved != 3 {
+		t.Errorf("%d keys moved, want 3", moved)
+	}
+	Until(t, "the client knows the new owner", func() bool {
+		after, err := rdb.MasterForKey(t.Context(), "{s}a")
+		return err == nil && after.Options().Addr != before.Options().Addr
+	})
+	for _, key := range []string{"{s}a", "{s}b", "{s}c"} {
+		if got := rdb.Get(t.Context(), key).Val(); got != key {
+			t.Errorf("%s = %q after the move", key, got)
+		}
+	}
+}
