@@ -58,6 +58,13 @@ func (s *Store) standing(req Request, e *Entry) (at instant, ok bool) {
 	return at, true
 }
 
+// Stands reports whether nothing makes an entry void, whatever its age. A
+// FillFunc may ask it of the entry that it is given: what happens after that
+// makes the fill void, too.
+func (s *Store) Stands(req Request, held *Entry) bool {
+	return s.state(req.Key, held, req.wanted()).servable()
+}
+
 // carries reports whether e was filled under the scopes that a request names.
 func (e *Entry) carries(want []string) bool {
 	return len(want) <= len(e.scopes) && slices.Equal(want, e.scopes[:len(want)])

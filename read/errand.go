@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -35,7 +36,7 @@ func (j *errand) fill(ctx context.Context, held *cache.Entry) (cache.Fill, error
 	rt := j.rt
 	q := question{requestID: j.requestID, again: j.asks.Add(1) > 1 || j.again, stream: rt.streams()}
 	if !q.again {
-		q.held = renewable(held, j.place)
+		q.held = rt.renewable(held, j.place)
 	}
 	res, err := rt.ask(ctx, j.place, q)
 	if errors.Is(err, errOtherTag) {
@@ -141,7 +142,7 @@ func (rt *Route) fillOf(p *place, res response) cache.Fill {
 		if f.ETag = etagOf(res); res.stream != nil && res.size > 0 {
 			header[lengthHeader] = []string{strconv.FormatInt(res.size, 10)}
 		}
-		if own := res.header.Get("Etag"); isStrong(own) || rt.faults.weaklyRenewed && own != "" {
+		if own := res.header.Get("Etag"); isStrong(strings.TrimPrefix(own, "W/")) {
 			header[validatorHeader] = []string{own}
 		}
 	}

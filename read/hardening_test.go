@@ -399,6 +399,8 @@ type noCache struct{}
 
 func (noCache) Peek(cache.Request) (cache.Result, bool) { return cache.Result{}, false }
 
+func (noCache) Stands(cache.Request, *cache.Entry) bool { return false }
+
 func (noCache) Fetch(ctx context.Context, _ cache.Request, fill cache.FillFunc) (cache.Result, error) {
 	f, err := fill(ctx, nil)
 	return cache.Result{Entry: f.Entry(), Verdict: cache.Miss}, err

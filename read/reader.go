@@ -42,6 +42,7 @@ type Cache interface {
 	Peek(cache.Request) (cache.Result, bool)
 	Fetch(context.Context, cache.Request, cache.FillFunc) (cache.Result, error)
 	Fill(context.Context, cache.Request, cache.FillFunc) (cache.Result, error)
+	Stands(cache.Request, *cache.Entry) bool
 }
 
 // Config of a Reader. The zero Config works.
@@ -113,7 +114,7 @@ type faults struct {
 	variantsShared bool // the key says nothing of the variant
 	tagsForgotten  bool // what a 304 renews loses the tags that it had
 	unversioned    bool // what a 304 renews tells no version
-	weaklyRenewed  bool // weak entity tags renew, too
+	weaklyRenewed  bool // weak entity tags renew what is void, too
 	cutUntold      bool // nobody hears that an answer has more tags than are kept
 	brokenIsWhole  bool // a stream that breaks off ends well
 }

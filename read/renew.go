@@ -14,23 +14,26 @@ import (
 const (
 	ownPrefix        = "Freshwire-"
 	sourceHeader     = ownPrefix + "Source"     // see place.source
-	validatorHeader  = ownPrefix + "Etag"       // the origin's own entity tag
+	validatorHeader  = ownPrefix + "Etag"       // the origin's own entity tag, strong or weak
 	lifetimeHeader   = ownPrefix + "Lifetime"   // what the origin said of freshness, in seconds: fresh, while revalidate, if error
 	incompleteHeader = ownPrefix + "Incomplete" // not all of its tags are known
 	lengthHeader     = ownPrefix + "Length"     // of a body that still comes
 	asIsHeader       = ownPrefix + "As-Is"      // the origin wants no other coding: no-transform
 )
 
-// renewable returns held if the origin may be asked whether it is still good:
-// by a strong entity tag of the origin's own; no other is kept. Within a second
-// there may be two versions, and a weak tag is what somebody thinks alike: what
-// an event made void may not come back by either.
-func renewable(held *cache.Entry, p *place) *cache.Entry {
+// renewable returns held if the origin may be asked whether it is still good: by
+// an entity tag of the origin's own. A weak one, which is given to what somebody
+// thinks alike, renews what merely expired: what an event made void may not come
+// back by it. Dates renew nothing, since a second may hold two versions.
+func (rt *Route) renewable(held *cache.Entry, p *place) *cache.Entry {
 	if held == nil || held.Negative || held.Status != http.StatusOK {
 		return nil
 	}
 	source, tag := held.Header[sourceHeader], held.Header[validatorHeader]
 	if len(source) == 0 || source[0] != p.source || len(tag) == 0 {
+		return nil
+	}
+	if weak := !isStrong(tag[0]); weak && !rt.cache.Stands(p.request, held) && !rt.faults.weaklyRenewed {
 		return nil
 	}
 	if _, err := held.Body(); err != nil {

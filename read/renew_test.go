@@ -74,6 +74,18 @@ func TestVoidEntryIsNeverRenewedByADateOrAWeakTag(t *testing.T) {
 	}
 }
 
+func TestExpiredEntryIsRenewedByAWeakTag(t *testing.T) {
+	t.Parallel()
+	cfg := posts
+	cfg.TTL, cfg.StaleIfError = time.Millisecond, time.Minute // kept, though it expires at once
+	s := newSite(t, renewing(`W/"v1"`, "x"), cfg)
+	s.get("/api/posts/1")
+	testkit.Until(t, "the origin is asked whether it is still good", func() bool {
+		a := s.get("/api/posts/1")
+		return a.body == "x" && s.lastCall().Header.Get("If-None-Match") == `W/"v1"`
+	})
+}
+
 func TestRenewedEntryKeepsTheTagsOfBothAnswers(t *testing.T) {
 	t.Parallel()
 	for name, forgotten := range map[string]bool{"as shipped": false, "those of the 304 only": true} {
