@@ -153,7 +153,7 @@ func listen(env environment, log *slog.Logger, reg prometheus.Registerer) (net.L
 	}
 	l = limitConnections(l, env, log, reg)
 	if env.TLSCert == "" {
-		return l, nil
+		return joinWrites(l), nil
 	}
 	cert, err := tls.LoadX509KeyPair(env.TLSCert, env.TLSKey)
 	if err != nil {
@@ -423,6 +423,7 @@ func (a *app) newServer(h http.Handler) *http.Server {
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		ConnState:         sendHeld,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // what strangers do wrong
 	}
 }
