@@ -211,7 +211,7 @@ func (s *Store) verdictOf(r response) (Verdict, string) {
 		return Bypass, DetailNoStore
 	case r.old:
 		return Miss, DetailOriginLag
-	case !s.mirror.usable():
+	case r.blind || !s.mirror.usable():
 		return Bypass, DetailAway
 	}
 	return Miss, ""
@@ -223,6 +223,7 @@ type response struct {
 	at    position      // of the ledger, from before the call
 	took  time.Duration // until it came, or began to
 	old   bool          // it shows less than an event announced
+	blind bool          // nobody could tell whether it does
 	body  *flow         // in place of Fill.Body, while it comes
 	bound *bound        // of the call
 }

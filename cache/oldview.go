@@ -44,6 +44,10 @@ func (s *Store) ask(ctx context.Context, w errand, held *Entry, begin func()) (r
 			r.end()
 			return response{}, err
 		}
+		if !s.mirror.usable() && (r.Versions != nil || r.nothing()) {
+			s.resync(ctx) // for what was announced meanwhile
+		}
+		r.blind = !s.mirror.usable() // asked first: an event whose barrier has ended by now is known below
 		old := s.behind(r, w.want)
 		if r.old = len(old) > 0; !r.old {
 			return r, nil

@@ -1,9 +1,13 @@
 package cache
 
 import (
+	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/freshwire/freshwire/internal/testkit"
 )
@@ -150,5 +154,44 @@ func TestClockThatWasFarAheadStopsNothing(t *testing.T) {
 	}
 	if e := hold(t, s, "post:2", "posts"); e.Token <= held.Token {
 		t.Errorf("token %d of a later fetch, want above %d", e.Token, held.Token)
+	}
+}
+
+// A node that is cut off cannot know what was announced. Its answer says so,
+// also where it hears of everything before the answer is given.
+func TestAnswerOfANodeThatKnewNothingIsMarked(t *testing.T) {
+	t.Parallel()
+	server := testkit.StartServer(t)
+	rdb, c, part := server.Client(t), newClocks(), &partition{}
+	rdb.AddHook(part)
+	s, worker := node(t, rdb, c.set), node(t, server.Client(t))
+	syncNow(t, s, worker)
+	part.cut.Store(true)
+	c.move(shortLease, shortLease)
+	if s.turnAfter().wait(t.Context()) == nil {
+		t.Fatal("not cut off")
+	}
+	p, m := announce(t, "2", worker)
+	tell(t, worker, p, m)
+
+	rdb.AddHook(hook{func(_ context.Context, cmd redis.Cmder, send func() error) error {
+		if sends(cmd, s.names.entry("k")) && part.cut.CompareAndSwap(true, false) { // as the answer is stored
+			c.move(2*awayPause, 2*awayPause)
+			for s.Ready() != nil && t.Context().Err() == nil {
+				s.turnAfter().wait(t.Context())
+			}
+		}
+		return send()
+	}})
+	var calls atomic.Int64
+	r := fetch(t, s, Request{Key: "k", Tags: []string{"post:1"}}, edge(&calls, "1"))
+	if part.cut.Load() {
+		t.Fatal("still cut off: this proves nothing")
+	}
+	if saw(r) != "1 bypass" || r.Detail != DetailAway {
+		t.Errorf("read %q %q, want a bypass: nobody could tell", saw(r), r.Detail)
+	}
+	if got := saw(fetch(t, s, Request{Key: "k", Tags: []string{"post:1"}}, edge(&calls, "1", "1", "2"))); got != "2 miss" {
+		t.Errorf("then read %q, want what was announced", got)
 	}
 }
