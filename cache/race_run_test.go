@@ -172,8 +172,8 @@ func (r *race) run(t *testing.T) {
 		wg.Go(func() { r.readInAHurry(ctx, t, random(3000+i)) })
 	}
 	idle(ctx, r.length)
-	for patience := 10; !r.tookPlace() && patience > 0; patience-- { // the machine is busy
-		idle(ctx, r.length)
+	for patience := 50; !r.tookPlace() && patience > 0; patience-- { // the machine is busy
+		idle(ctx, r.length/5)
 	}
 	cancel()
 	wg.Wait()
@@ -184,7 +184,11 @@ func (r *race) run(t *testing.T) {
 
 // tookPlace reports whether there was enough of what the race is about.
 func (r *race) tookPlace() bool {
-	return r.reads.Load() > 100 && r.notices.Load() > 10 && r.hits.Load() > 0 &&
+	enough := int64(100)
+	if r.mix.calm {
+		enough = int64(25_000 * r.length.Seconds())
+	}
+	return r.reads.Load() > enough && r.notices.Load() > 10 && r.hits.Load() > 0 &&
 		(r.expired.Load() > 0 || !r.mix.soft && !r.mix.expire) && (r.moves.Load() > 1 || !r.mix.move)
 }
 
