@@ -46,6 +46,7 @@ type reclaimer struct {
 	log     *slog.Logger
 	metrics *reclaimMetrics
 	backoff time.Duration
+	inline  time.Duration // reclaimInline, save in tests
 
 	mu     sync.Mutex
 	queued map[string]Mark // :: scope → newest event that made it void
@@ -55,17 +56,17 @@ type reclaimer struct {
 
 func newReclaimer(rdb redis.UniversalClient, n names, log *slog.Logger, reg prometheus.Registerer) *reclaimer {
 	return &reclaimer{
-		rdb: rdb, names: n, log: log, metrics: newReclaimMetrics(reg), backoff: reclaimBackoff,
+		rdb: rdb, names: n, log: log, metrics: newReclaimMetrics(reg), backoff: reclaimBackoff, inline: reclaimInline,
 		queued: make(map[string]Mark),
 		wake:   make(chan struct{}, 1),
 	}
 }
 
 // now deletes what m made void under the scopes until ctx ends, at most
-// reclaimInline, and queues what it did not get to. An error is of Redis; then
+// r.inline, and queues what it did not get to. An error is of Redis; then
 // too the rest is queued.
 func (r *reclaimer) now(ctx context.Context, scopes []string, m Mark) (Reclaimed, error) {
-	ctx, cancel := context.WithTimeout(ctx, reclaimInline)
+	ctx, cancel := context.WithTimeout(ctx, r.inline)
 	defer cancel()
 	var keys, rest []string
 	for _, scope := range scopes {

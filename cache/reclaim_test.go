@@ -34,6 +34,7 @@ func newLand(t testing.TB, rdb redis.UniversalClient, ns string) land {
 	n := names{ns: ns}
 	log := testkit.Logger(t)
 	r := newReclaimer(rdb, n, log, prometheus.NewRegistry())
+	r.inline = testkit.Patience // how long it takes here says nothing
 	r.backoff = time.Millisecond
 	return land{&Store{rdb: rdb, names: n, log: log, reclaim: r}, t, 3000}
 }
