@@ -13,8 +13,8 @@ import (
 
 const (
 	scanCount    = 1000                  // names a SCAN looks at: about 0.7 ms of the server's time
-	popCount     = 400                   // members taken from an index at once, over all of its shards
-	unlinkCount  = 100                   // entries compared and unlinked in one pipeline: the server runs it in one go, below 1 ms
+	popCount     = 160                   // members taken from an index at once, over all of its shards
+	unlinkCount  = 40                    // entries compared and unlinked in one pipeline: the server runs it in one go, below 1 ms on a slow machine, too
 	maxHeld      = 100_000               // fresh members held until they are put back
 	batchTimeout = 10 * time.Second      // of one batch, which is finished even when the caller leaves
 	maxPause     = 50 * time.Millisecond // between two batches
