@@ -35,7 +35,7 @@ const (
 )
 
 // errEvicts is why a process does not start, or is not ready.
-var errEvicts = errors.New("Redis may evict what must not be lost")
+var errEvicts = errors.New("the store, Redis, may evict what must not be lost")
 
 // refuse looks once, and returns an error where the process must not start.
 // Redis being away is none.
