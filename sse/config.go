@@ -54,12 +54,26 @@ type Config struct {
 	// bound: behind a proxy that is not trusted all clients share an address.
 	MaxPerAddress int `envconfig:"SSE_MAX_PER_ADDRESS" default:"0" desc:"streams of one client address; 0: no bound"`
 
+	// MaxPerSession bounds the streams of one session. Zero means 64.
+	MaxPerSession int `envconfig:"SSE_MAX_PER_SESSION" default:"64" desc:"streams of one session"`
+
+	// Mode is auto, which takes HTTP/1.1 connections over where that is
+	// possible, or plain, which serves all streams with the ordinary handler.
+	// Empty means auto.
+	Mode string `ignored:"true"`
+
 	// CORSOrigins are the exact origins that may read streams with credentials.
 	CORSOrigins []string `ignored:"true"`
 
-	// MayListen decides whether the request may listen to a channel. It should
-	// not tell whether the channel exists. Nil: all channels are public.
-	MayListen func(r *http.Request, channel string) bool `ignored:"true"`
+	// Enter decides who may listen to channels, of which some may be wildcards
+	// such as "product:*". It returns ErrForbidden for channels that are not
+	// theirs, whether these exist or not; another error means that it cannot be
+	// known now. Nil: all channels are public.
+	Enter func(r *http.Request, channels []string) (Listener, error) `ignored:"true"`
+
+	// Wildcards are the prefixes that may be asked for with a star behind:
+	// "product:" allows "product:*". None of a private channel may be among them.
+	Wildcards []string `ignored:"true"`
 
 	// AllowAll decides whether the request may listen to "*", every channel. Nil: nobody.
 	AllowAll func(*http.Request) bool `ignored:"true"`
@@ -70,6 +84,16 @@ type Config struct {
 	// Metrics registers what the Hub counts. Nil counts nowhere.
 	Metrics prometheus.Registerer `ignored:"true"`
 }
+
+// Listener is who opened a stream.
+type Listener struct {
+	// Session names the session that the stream ends with, and is counted for.
+	// It is no secret: not what the browser holds. Empty: none.
+	Session string
+}
+
+// ErrForbidden is returned by Config.Enter for channels that a request may not listen to.
+var ErrForbidden = errors.New("sse: not a channel of theirs")
 
 func (c Config) withDefaults() Config {
 	for _, d := range []struct {
@@ -86,7 +110,7 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct {
 		v    *int
 		want int
-	}{{&c.RingLen, 10_000}, {&c.RingBytes, 32 << 20}, {&c.MergeOver, 1000}, {&c.MaxReplay, 10_000}, {&c.MaxSubscribers, 20_000}} {
+	}{{&c.RingLen, 10_000}, {&c.RingBytes, 32 << 20}, {&c.MergeOver, 1000}, {&c.MaxReplay, 10_000}, {&c.MaxSubscribers, 20_000}, {&c.MaxPerSession, 64}} {
 		if *d.v == 0 {
 			*d.v = d.want
 		}
@@ -114,6 +138,11 @@ func (c Config) Validate() error {
 	complain(c.MaxReplay < 1, "replays of %d changes, need at least 1", c.MaxReplay)
 	complain(c.MaxSubscribers < 1, "%d subscribers, need at least 1", c.MaxSubscribers)
 	complain(c.MaxPerAddress < 0, "%d subscribers of an address, need 0 or more", c.MaxPerAddress)
+	complain(c.MaxPerSession < 1, "%d streams of a session, need at least 1", c.MaxPerSession)
+	complain(c.Mode != "" && c.Mode != "auto" && c.Mode != "plain", "mode %q, need auto or plain", c.Mode)
+	for _, w := range c.Wildcards {
+		complain(!validChannel(w), "wildcard prefix %q, need a beginning of a channel's name", w)
+	}
 	for _, o := range c.CORSOrigins {
 		u, err := url.Parse(o)
 		complain(err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != o, "origin %q, need exactly scheme://host[:port]", o)

@@ -87,7 +87,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, complaint)
 		return
 	}
-	if !h.mayListen(r, channels, all) {
+	if _, err := h.enter(r, channels, all); err != nil {
 		problem(w, http.StatusForbidden, "not a channel of yours")
 		return
 	}
@@ -146,11 +146,15 @@ func validChannel(name string) bool {
 		!strings.ContainsFunc(name, func(r rune) bool { return r < 0x20 || r == 0x7f || r == '*' })
 }
 
-func (h *Handler) mayListen(r *http.Request, channels []string, all bool) bool {
+// enter decides about a request. all was asked for with "*".
+func (h *Handler) enter(r *http.Request, channels []string, all bool) (Listener, error) {
 	if all && !h.cfg.AllowAll(r) {
-		return false
+		return Listener{}, ErrForbidden
 	}
-	return h.cfg.MayListen == nil || !slices.ContainsFunc(channels, func(ch string) bool { return !h.cfg.MayListen(r, ch) })
+	if h.cfg.Enter == nil {
+		return Listener{}, nil
+	}
+	return h.cfg.Enter(r, channels)
 }
 
 // resumePoint is where a client wants to go on.

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -163,8 +164,13 @@ func TestResumePoint(t *testing.T) {
 func TestBadRequestsAreAnswered(t *testing.T) {
 	cfg := Config{
 		CORSOrigins: []string{"https://a.example"},
-		MayListen:   func(_ *http.Request, ch string) bool { return !strings.HasPrefix(ch, "user:") },
-		AllowAll:    func(r *http.Request) bool { return r.Header.Get("X-Admin") == "1" },
+		Enter: func(_ *http.Request, channels []string) (Listener, error) {
+			if slices.ContainsFunc(channels, func(ch string) bool { return strings.HasPrefix(ch, "user:") }) {
+				return Listener{}, ErrForbidden
+			}
+			return Listener{}, nil
+		},
+		AllowAll: func(r *http.Request) bool { return r.Header.Get("X-Admin") == "1" },
 	}
 	s := serve(t, testHandler(t, nil, cfg))
 	public := serve(t, testHandler(t, nil, Config{}))
