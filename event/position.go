@@ -65,4 +65,8 @@ type Record struct {
 	Position Position
 	Channels []string
 	Data     []byte // one JSON object; shared, never changed
+
+	// EndsSession is set in a record that is for stream servers alone: the
+	// session of this name ended. It has neither channels nor data.
+	EndsSession string
 }

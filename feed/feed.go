@@ -41,7 +41,7 @@ import (
 
 // The stored data. All keys share the hash tag of queue and ledger, so that a
 // Redis which forgets a suffix forgets the same one of each.
-func (l *Log) logKey() string  { return l.prefix + "log" }      // stream: d = JSON for subscribers, c = channels, one a line; or e = epoch (marker)
+func (l *Log) logKey() string  { return l.prefix + "log" }      // stream: d = JSON for subscribers, c = channels, one a line; or e = epoch (marker); or s = session that ended
 func (l *Log) metaKey() string { return l.prefix + "log:meta" } // hash: epoch, host, origin; see life.lua
 
 func (l *Log) seenKey(id string) string { return l.prefix + "seen:" + id } // string: id of the entry, expires
@@ -69,10 +69,13 @@ var (
 	lifeLua string
 	//go:embed append.lua
 	appendLua string
+	//go:embed end.lua
+	endLua string
 	//go:embed open.lua
 	openLua string
 
 	appendScript = redis.NewScript(lifeLua + appendLua)
+	endScript    = redis.NewScript(lifeLua + endLua)
 	openScript   = redis.NewScript(lifeLua + openLua)
 )
 
@@ -204,6 +207,20 @@ func (l *Log) AppendRaw(ctx context.Context, channels []string, data []byte) (ev
 	return at, err
 }
 
+// EndSession tells every node that a session is over: each one's tail hands
+// on a record that says so, in its place among the changes. session is what
+// streams know it by, never what the browser holds. Telling it twice does no harm.
+func (l *Log) EndSession(ctx context.Context, session string) error {
+	if session == "" {
+		return errors.New("feed: the end of a session without a name")
+	}
+	if err := endScript.Run(ctx, l.rdb, []string{l.logKey(), l.metaKey()}, rand.Text(), l.cfg.MaxLen, session).Err(); err != nil {
+		return fmt.Errorf("appending the end of a session to the log: %w", err)
+	}
+	l.metrics.ended.Inc()
+	return nil
+}
+
 // append adds data under the first of ids, which decides whether it is new.
 func (l *Log) append(ctx context.Context, ids []string, seenFor time.Duration, channels []string, data []byte) (at event.Position, added bool, err error) {
 	args := []any{rand.Text(), l.cfg.MaxLen, int64(seenFor / time.Second), data, strings.Join(channels, "\n")}
@@ -258,7 +275,8 @@ func (l *Log) Position() event.Position { return *l.position.Load() }
 // Ready reports whether Tail is connected and has caught up with the log.
 func (l *Log) Ready() bool { return l.ready.Load() }
 
-// Range returns up to limit records after a position, oldest first. whole is
+// Range returns up to limit records after a position, oldest first; ends of
+// sessions are among them, on no channel and without data. whole is
 // false when records after it may be missing: it is older than the first kept
 // entry, of another life of the store, or ahead of the log.
 func (l *Log) Range(ctx context.Context, after event.Position, limit int) (recs []event.Record, whole bool, err error) {
@@ -322,6 +340,7 @@ func decode(m redis.XMessage) (entry, error) {
 	e.epoch, _ = m.Values["e"].(string)
 	data, _ := m.Values["d"].(string)
 	e.Data = []byte(data)
+	e.EndsSession, _ = m.Values["s"].(string)
 	if channels, _ := m.Values["c"].(string); channels != "" {
 		e.Channels = strings.Split(channels, "\n")
 	}

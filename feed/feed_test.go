@@ -60,6 +60,9 @@ func (r *recorder) Broadcast(recs []event.Record) {
 	for _, rec := range recs {
 		_, rest, _ := strings.Cut(string(rec.Data), `"id":"`)
 		id, _, _ := strings.Cut(rest, `"`)
+		if rec.EndsSession != "" {
+			id = "ended:" + rec.EndsSession
+		}
 		r.ids = append(r.ids, id)
 	}
 	r.signal()

@@ -3,9 +3,9 @@ package feed
 import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	appended, repeated, ranges, reconnects prometheus.Counter
-	resets                                 *prometheus.CounterVec
-	lag                                    prometheus.Histogram
+	appended, repeated, ended, ranges, reconnects prometheus.Counter
+	resets                                        *prometheus.CounterVec
+	lag                                           prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
@@ -15,6 +15,7 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 	m := &metrics{
 		appended:   counter("appended_total", "Changes appended to the log."),
 		repeated:   counter("repeated_total", "Changes that were in the log already."),
+		ended:      counter("ended_sessions_total", "Ends of sessions appended to the log."),
 		ranges:     counter("ranges_total", "Reads of the log's history."),
 		reconnects: counter("tail_failures_total", "Reads of the tail that failed and were tried again."),
 		resets:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "freshwire_log_resets_total", Help: "Times that the tail told its sink to reset."}, []string{"reason"}),
@@ -28,7 +29,7 @@ func newMetrics(reg prometheus.Registerer, l *Log) *metrics {
 			}
 			return 0
 		})
-		reg.MustRegister(m.appended, m.repeated, m.ranges, m.reconnects, m.resets, m.lag, ready)
+		reg.MustRegister(m.appended, m.repeated, m.ended, m.ranges, m.reconnects, m.resets, m.lag, ready)
 	}
 	return m
 }
