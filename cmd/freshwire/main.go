@@ -77,7 +77,7 @@ func newRoot() *cobra.Command {
 		newRoleCommand("web", "Run the web role: webhooks, cached routes, admin, dashboard", roles{web: true}),
 		newRoleCommand("worker", "Run the worker role: purge, tell the site, publish", roles{worker: true}),
 		newRoleCommand("sse", "Run the stream role: /api/events alone", roles{sse: true}),
-		newCheckCommand(), newSchemaCommand(), newVerifyCommand(), newPlanCommand(), newSendCommand(), newPurgeCommand(), newInspectCommand(), newReplayCommand(), newTailCommand(), newVersionCommand())
+		newCheckCommand(), newSchemaCommand(), newVerifyCommand(), newPlanCommand(), newSendCommand(), newPurgeCommand(), newInspectCommand(), newReplayCommand(), newTailCommand(), newDoctorCommand(), newHealthcheckCommand(), newVersionCommand())
 	root.Version = version()
 	root.SetVersionTemplate("freshwire {{.Version}}\n")
 	root.InitDefaultCompletionCmd()
