@@ -188,11 +188,11 @@ export class Feed extends EventTarget {
   }
 
   /** Takes what the stream told: the detail of its change event. */
-  heard({ data, position, heard, replayed }) {
+  heard({ data, position, replayed }) {
     const row = this.#row(data.id);
     if (row.change) return; // told again: the first time counts
     row.change = { ...data, position };
-    row.heard = heard;
+    row.heard = wallClock();
     row.replayed = replayed;
     this.#place(row);
     this.#askFor(row);

@@ -2,7 +2,7 @@
 // over the last minutes as a small drawing.
 
 import { MOST_ROWS } from './feed.js';
-import { count, el, ms, say } from './ui.js';
+import { count, el, ms, say, wallClock } from './ui.js';
 
 const WINDOW = 300_000; // ms that the figures speak of
 const POINTS = 60; // of a drawing
@@ -31,8 +31,8 @@ export class Figures {
   }
 
   /** Takes a change as the stream told it, for the time it took. */
-  heard({ data, heard, replayed }) {
-    const delay = heard - Date.parse(data.at);
+  heard({ data, replayed }) {
+    const delay = wallClock() - Date.parse(data.at);
     if (!replayed && delay >= 0 && delay < 60_000) this.#delays.push({ at: Date.now(), ms: delay });
   }
 

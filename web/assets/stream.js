@@ -1,164 +1,195 @@
-// The connection to /api/events: one EventSource at a time, its state, and the
-// position to go on from.
+// The changes of some channels, as every page of this browser hears them.
 //
-// EventSource repairs a broken line by itself, as long as the server answers
-// 200. This adds what it leaves out: a first connection from a position, a
-// retry after a refused answer, a watchdog for lines that died without a word,
-// and an end when the server says for good that there is nothing to hear.
+// Over HTTP/1.1 a browser allows six connections to a host, so all its tabs
+// share one line. The tab that holds a Web Lock leads: it has the line, and
+// passes what it hears on to the others over a BroadcastChannel. When it
+// closes, is frozen or goes into the back-forward cache, it gives up the lock,
+// and the next in the queue leads. One that just stops answering is robbed.
+//
+// Every tab knows how far it is, and each change says what it follows. So a tab
+// drops what it knows already, and sees when something is missing between: then
+// it asks, and the leader goes back to there, for all. Whoever leads, and
+// whatever got lost between tabs, nothing is missed or told twice.
+//
+// Tabs share a line when they ask for the same URL. They do not join different
+// channels into one: a change need not say which channel it is of (an
+// application's own news), and one refused channel would silence all.
+//
+// Where a browser has no locks (they need https, or this very machine), every
+// tab has a line of its own.
 
-import { wallClock } from './ui.js';
+import { Line, SILENCE } from './line.js';
 
-const PING = 20_000; // ms; the server lets no more pass between two pings
-const SILENCE = 2.5 * PING; // a line that is quiet for so long is dead
-const STEADY = 10_000; // ms; a line that lived so long starts the pauses anew
-const FIRST_PAUSE = 500;
-const LONGEST_PAUSE = 30_000;
+const TICK = 5000; // ms
+const PATIENCE = 2000; // ms; up to twice as long, at random, may a leader take to answer
 
 /**
  * Events, each with a detail:
  *   state   {state, until?, status?}  connecting, open, retrying, dropped or closed
- *   change  {data, position, heard, replayed}
+ *   change  {data, position, replayed}
  *   reset   {reason}                  read everything again
  */
 export class Stream extends EventTarget {
   #url;
-  #source = null;
-  #timer = 0;
-  #pause = FIRST_PAUSE;
-  #heardAt = 0; // anything at all, on this line
+  #channel = null; // to the other tabs
+  #turn = null; // in the queue for the lock, or the lock itself; aborted to give it up
+  #line = null; // while we lead
+  #ticking = 0;
+  #patience = 0; // timer; runs while a question is open
+  #returning = 0; // timer of drop
+  #heardAt = 0; // anything at all, from whoever leads
   #openedAt = 0;
-  #resumed = false; // this line goes on from a position
-  position = ''; // opaque; '' means from now on
+  #resumed = false; // since it opened, it goes on from a position
+  #until; // of the state
+  #era; // undefined until we hear of one
+  position = ''; // '' means from now on
   state = 'closed';
 
   constructor(url, position = '') {
     super();
-    this.#url = url;
+    this.#url = new URL(url, location.href).href;
     this.position = position;
-    setInterval(() => this.#watch(), 5000);
-    document.addEventListener('visibilitychange', () => document.hidden || this.#wake());
-    addEventListener('online', () => this.#wake());
-    addEventListener('pagehide', () => this.#hangUp()); // an open line keeps a page out of the back-forward cache
-    addEventListener('pageshow', (e) => e.persisted && this.state !== 'closed' && this.open());
+    const away = () => this.#leave();
+    const back = () => this.state !== 'closed' && this.open();
+    const look = () => document.hidden || this.#ask(true);
+    document.addEventListener('visibilitychange', look);
+    addEventListener('online', look);
+    document.addEventListener('freeze', away);
+    document.addEventListener('resume', back);
+    addEventListener('pagehide', away); // an open line keeps a page out of the back-forward cache
+    addEventListener('pageshow', (e) => e.persisted && back());
   }
 
   open() {
-    this.#hangUp();
-    this.#resumed = this.position !== '';
-    const source = new EventSource(this.#address());
-    this.#source = source;
+    this.#leave();
+    this.#become('connecting');
     this.#heardAt = Date.now();
-    this.#become(this.state === 'retrying' ? 'retrying' : 'connecting');
-
-    const on = (name, handle) =>
-      source.addEventListener(name, (e) => {
-        if (source !== this.#source) return; // a line that was replaced
-        this.#heardAt = Date.now();
-        if (e.lastEventId) this.position = e.lastEventId;
-        handle(e);
-      });
-    on('open', () => {
-      this.#openedAt = wallClock();
-      this.#become('open');
-    });
-    on('message', (e) => this.#change(e));
-    on('reset', (e) => this.#emit('reset', parse(e.data) ?? {}));
-    on('goaway', (e) => this.#again(parse(e.data)?.retryAfterMs ?? this.#nextPause()));
-    on('ready', () => {});
-    on('ping', () => {});
-    source.onerror = () => source === this.#source && this.#broken();
+    this.#ticking = setInterval(() => this.#tick(), TICK);
+    if (!globalThis.navigator?.locks || !globalThis.BroadcastChannel) {
+      this.#lead();
+      return;
+    }
+    this.#channel = new BroadcastChannel(this.#url);
+    this.#channel.onmessage = ({ data }) => (data.name === 'ask' ? this.#answer(data) : this.#hear(data));
+    this.#queue();
+    this.#ask();
   }
 
   close() {
-    this.#hangUp();
+    this.#leave();
     this.#become('closed');
   }
 
-  /** Hangs up, and calls again from the same position after so many ms. */
+  /** Leaves, and comes back after so many ms, from the same position. */
   drop(pause) {
-    this.#again(pause, 'dropped');
+    this.#leave();
+    this.#become('dropped', { until: Date.now() + pause });
+    this.#returning = setTimeout(() => this.open(), pause);
   }
 
-  #address() {
-    const at = this.position ? `lastEventId=${encodeURIComponent(this.position)}` : '';
-    return this.#url + (at && (this.#url.includes('?') ? '&' : '?') + at);
+  #leave() {
+    clearInterval(this.#ticking);
+    clearTimeout(this.#patience);
+    clearTimeout(this.#returning);
+    this.#patience = 0;
+    this.#line?.close();
+    this.#channel?.close();
+    this.#turn?.abort();
+    this.#line = this.#channel = this.#turn = null;
   }
 
-  #change(e) {
-    const data = parse(e.data);
-    if (data === null) return;
-    const heard = wallClock();
-    // What happened before this line stood came from the log.
-    const replayed = this.#resumed && Date.parse(data.at) < this.#openedAt;
-    this.#emit('change', { data, position: e.lastEventId, heard, replayed });
-  }
+  // ---- who leads --------------------------------------------------------------
 
-  #broken() {
-    this.#resumed = this.position !== '';
-    if (this.#source.readyState === EventSource.CONNECTING) {
-      this.#become('retrying'); // it calls again by itself, after the pause that the server named
-      return;
-    }
-    this.#askWhy();
-  }
-
-  // EventSource gives up on any answer but a stream, and does not say which it was.
-  async #askWhy() {
-    this.#hangUp();
-    this.#become('retrying');
-    const pause = this.#nextPause();
-    const question = new AbortController();
-    try {
-      const { status } = await fetch(this.#address(), {
-        headers: { Accept: 'text/event-stream' },
-        cache: 'no-store',
-        signal: question.signal,
+  async #queue(steal = false) {
+    this.#turn?.abort();
+    const turn = (this.#turn = new AbortController());
+    const held = () =>
+      new Promise((done) => {
+        if (turn !== this.#turn) return done();
+        turn.signal.addEventListener('abort', done);
+        this.#lead();
       });
-      if ([204, 400, 401, 403, 404].includes(status)) {
-        this.#become('closed', { status });
-        return;
-      }
-    } catch {
-      // Nobody there: as good a reason to try again.
-    } finally {
-      question.abort();
+    try {
+      await navigator.locks.request(`freshwire ${this.#url}`, steal ? { steal } : { signal: turn.signal }, held);
+    } catch (e) {
+      if (turn !== this.#turn) return; // we gave it up
+      if (e.name !== 'AbortError') return this.#lead(); // no locks for this page
+      this.#line?.close(); // robbed: we did not answer
+      this.#line = null;
+      this.#queue();
+      this.#ask();
     }
-    if (this.state === 'retrying' && !this.#source) this.#again(pause);
   }
 
-  #again(pause, state = 'retrying') {
-    this.#hangUp();
-    this.#become(state, { until: Date.now() + pause });
-    this.#timer = setTimeout(() => this.open(), pause);
+  #lead() {
+    clearTimeout(this.#patience);
+    this.#patience = 0;
+    this.#line = new Line(this.#url, { position: this.position, era: this.#era ?? '' }, (news) => {
+      this.#channel?.postMessage(news);
+      this.#hear(news);
+    });
+    this.#line.open();
   }
 
-  // Twice as long each time, and at random, so that a thousand pages do not call at once.
-  #nextPause() {
-    const steady = this.#openedAt && Date.now() - this.#openedAt > STEADY;
-    this.#pause = steady ? FIRST_PAUSE : Math.min(2 * this.#pause, LONGEST_PAUSE);
-    return this.#pause * (0.5 + Math.random() / 2);
+  /** Asks the leader for what we miss, or whether there is one. */
+  #ask(wake = false) {
+    if (this.#line && wake) this.#line.wake();
+    if (this.#line || !this.#channel) return;
+    this.#channel.postMessage({ name: 'ask', position: this.position, wake });
+    this.#patience ||= setTimeout(() => this.#queue(true), PATIENCE * (1 + Math.random()));
   }
 
-  #watch() {
-    if (this.#source && Date.now() - this.#heardAt > SILENCE) this.#again(0);
+  #answer({ position, wake }) {
+    const line = this.#line;
+    if (!line) return;
+    if (position && (!line.position || newer(line.position, position))) line.rewind(position);
+    else if (wake) line.wake();
+    else line.tick();
+    line.report();
   }
 
-  // The page is looked at again, or the network is back: no reason to wait.
-  #wake() {
-    if (this.state === 'retrying' && this.#timer) this.open();
-    else if (this.#source && Date.now() - this.#heardAt > 1.25 * PING) this.#again(0);
+  #tick() {
+    if (this.#line) this.#line.tick();
+    else if (this.state !== 'open' || Date.now() - this.#heardAt > SILENCE) this.#ask();
   }
 
-  #hangUp() {
-    clearTimeout(this.#timer);
-    this.#timer = 0;
-    this.#source?.close();
-    this.#source = null;
+  // ---- what the leader tells, we ourselves or another -------------------------
+
+  #hear(news) {
+    this.#heardAt = Date.now();
+    clearTimeout(this.#patience);
+    this.#patience = 0;
+    const stranger = news.era && news.era !== (this.#era ?? news.era); // there was a reset while we were away
+    // What was lost from the log may be what another tab missed, and we did not.
+    const lost = news.name === 'reset' && (news.reason !== 'history_lost' || newer(news.position, this.position));
+    if (stranger || lost) {
+      this.position = news.position;
+      this.#emit('reset', { reason: news.reason ?? 'missed' });
+    }
+    this.#era = news.era || (this.#era ?? '');
+    this.position ||= news.after ?? news.position;
+    if (news.name === 'change') this.#change(news);
+    else if (newer(news.position, this.position)) this.#ask();
+    if (news.name === 'state') this.#become(news.state, news);
+    if (this.state === 'closed') this.#leave(); // for good, all of us
   }
 
-  #become(state, more = {}) {
+  #change({ data, after, position, live }) {
+    if (!live && newer(after, this.position)) return this.#ask(); // something is missing between
+    if (!live && !newer(position, this.position)) return; // known already
+    if (!live) this.position = position;
+    // What happened before the line stood came from the log.
+    const replayed = this.#resumed && Date.parse(data.at) < this.#openedAt;
+    this.#emit('change', { data, position, replayed });
+  }
+
+  #become(state, { until, status } = {}) {
+    if (state === this.state && until === this.#until) return;
+    if (state === 'open') this.#openedAt = Date.now();
+    else this.#resumed = this.position !== '';
     this.state = state;
-    this.#emit('state', { state, ...more });
+    this.#until = until;
+    this.#emit('state', { state, until, status });
   }
 
   #emit(name, detail) {
@@ -166,10 +197,8 @@ export class Stream extends EventTarget {
   }
 }
 
-function parse(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
+/** Whether position a is after b: two numbers. What is no position is before all, so that the server judges it. */
+function newer(a, b) {
+  const [[a1, a2], [b1, b2]] = [a, b].map((p) => (/^\d+-\d+$/.test(p) ? p.split('-').map(Number) : [-1, 0]));
+  return a1 > b1 || (a1 === b1 && a2 > b2);
 }
