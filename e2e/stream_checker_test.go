@@ -47,6 +47,8 @@ type crowd struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
+	patience time.Duration // with clients that settle
+
 	mu    sync.Mutex
 	nodes []string
 }
@@ -56,7 +58,7 @@ type crowd struct {
 func newCrowd(t testing.TB, b *book, n int, nodes []*process, channels func(i int) []int) *crowd {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &crowd{book: b, cancel: cancel}
+	c := &crowd{book: b, cancel: cancel, patience: time.Minute} // the machine may be busy
 	c.meet(nodes...)
 	for i := range n {
 		set := channels(i)
@@ -106,12 +108,9 @@ func (c *crowd) await(t testing.TB, what string, cond func(*checker) bool) {
 	}
 }
 
-// patience is how long a crowd is waited for: the machine may be busy.
-const patience = 60 * time.Second
-
 // waitFor returns for how many clients cond did not come to hold in time.
 func (c *crowd) waitFor(ctx context.Context, cond func(*checker) bool) (without int) {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(c.patience)
 	left := slices.Clone(c.all)
 	for {
 		left = slices.DeleteFunc(left, func(k *checker) bool {
