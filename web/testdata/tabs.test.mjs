@@ -42,14 +42,22 @@ class World {
   }
 
   random(n) {
-    this.seed = (this.seed * 1103515245 + 12345) & 0x7fffffff;
-    return (this.seed >> 8) % n;
+    this.seed = (this.seed + 0x6d2b79f5) | 0; // mulberry32
+    let t = Math.imul(this.seed ^ (this.seed >>> 15), 1 | this.seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) % n;
   }
 
   at(delay, tab, fn, every = 0) {
     const timer = { id: ++this.serial, due: this.now + delay, tab, fn, every };
     this.timers.push(timer);
-    return timer.id;
+    return timer;
+  }
+
+  clear(timer) {
+    if (!timer) return;
+    timer.cleared = true; // also where a hung tab has not come to it
+    this.timers = this.timers.filter((other) => other !== timer);
   }
 
   async pass(ms) {
@@ -61,7 +69,7 @@ class World {
       this.now = next.due;
       if (next.every) next.due += next.every;
       else this.timers.splice(this.timers.indexOf(next), 1);
-      next.tab ? next.tab.do(next.fn) : next.fn();
+      next.tab ? next.tab.do(() => next.cleared || next.fn()) : next.fn();
     }
     this.now = end;
   }
@@ -230,7 +238,7 @@ class Source extends EventTarget {
   }
 
   say(name, data = {}, id = '') {
-    if (this.readyState === Source.CLOSED) return;
+    if (this.readyState !== Source.OPEN) return; // lost on the way
     if (id) this.lastId = id;
     this.dispatchEvent(Object.assign(new Event(name), { data: JSON.stringify(data), lastEventId: this.lastId }));
   }
@@ -245,10 +253,6 @@ class Source extends EventTarget {
       this.onerror();
       this.soon(() => this.broken === broken && this.call(), 2000);
     }, 1);
-  }
-
-  dispatchEvent(e) {
-    return this.readyState === Source.OPEN || e.type === 'error' ? super.dispatchEvent(e) : false;
   }
 }
 
@@ -326,8 +330,8 @@ Object.assign(globalThis, {
   BroadcastChannel: Channel,
   setTimeout: (fn, ms = 0) => world.at(ms, inTab.getStore(), fn),
   setInterval: (fn, ms) => world.at(ms, inTab.getStore(), fn, ms),
-  clearTimeout: (id) => (world.timers = world.timers.filter((t) => t.id !== id)),
-  clearInterval: (id) => (world.timers = world.timers.filter((t) => t.id !== id)),
+  clearTimeout: (timer) => world.clear(timer),
+  clearInterval: (timer) => world.clear(timer),
   fetch: async () => {
     if (world.server === 'gone') throw new TypeError('nobody there');
     return { status: Number(world.server) || (world.server === 'up' ? 200 : 502), headers: new Headers() };
@@ -335,6 +339,7 @@ Object.assign(globalThis, {
 });
 Object.defineProperty(globalThis, 'navigator', { value: { locks } });
 Date.now = () => world.now;
+Math.random = () => world.random(1e6) / 1e6; // a seed is a story that can be told again
 setMaxListeners(0);
 
 // ---- promises ---------------------------------------------------------------
@@ -499,7 +504,8 @@ test('a pause that a hidden leader sleeps through ends when another tab asks', a
 async function anything(S, seed) {
   const w = new World(S, seed);
   const away = new Map(); // tab → how it comes back
-  const some = () => w.tabs.filter((tab) => tab.alive && !away.has(tab))[0 | w.random(8)];
+  const pick = (list) => list[w.random(list.length || 1)];
+  const some = () => pick(w.tabs.filter((tab) => tab.alive && !away.has(tab)));
   const deeds = [
     () => w.change(),
     () => w.change(),
@@ -515,7 +521,7 @@ async function anything(S, seed) {
     () => w.cut(),
     () => (w.server = ['up', 'up', 'refuses', 'gone'][w.random(4)]) === 'up' || w.cut(),
     () => {
-      const [tab, back] = [...away][w.random(8)] ?? [];
+      const [tab, back] = pick([...away]) ?? [];
       if (tab) back();
       away.delete(tab);
     },
