@@ -56,7 +56,12 @@ type process struct {
 // start runs `freshwire role` on a free port and waits until it is ready.
 func start(t testing.TB, role string, env ...string) *process {
 	t.Helper()
-	addr := testkit.FreeAddr(t)
+	return startAt(t, testkit.FreeAddr(t), role, env...)
+}
+
+// startAt is start on an address of the caller's choice.
+func startAt(t testing.TB, addr, role string, env ...string) *process {
+	t.Helper()
 	p := &process{role: role, URL: "http://" + addr, out: &logBuffer{}}
 	p.env = append(cleanEnviron(), "FRESHWIRE_ADDR="+addr, "LOG_FORMAT=json")
 	p.env = append(p.env, env...)

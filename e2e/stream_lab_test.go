@@ -59,7 +59,12 @@ func publisher(t *testing.T, s *testkit.Server) *redis.Client {
 // startStream starts a stream node on the Redis at url.
 func startStream(t *testing.T, url string, env ...string) *process {
 	t.Helper()
-	return start(t, "sse", append([]string{"REDIS_URL=" + url, "LOG_LEVEL=warn", "FRESHWIRE_RATE_LIMIT=0", "FRESHWIRE_CONFIG=" + os.DevNull}, env...)...)
+	return startStreamAt(t, testkit.FreeAddr(t), url, env...)
+}
+
+func startStreamAt(t *testing.T, addr, url string, env ...string) *process {
+	t.Helper()
+	return startAt(t, addr, "sse", append([]string{"REDIS_URL=" + url, "LOG_LEVEL=warn", "FRESHWIRE_RATE_LIMIT=0", "FRESHWIRE_CONFIG=" + os.DevNull}, env...)...)
 }
 
 // publish appends one change, and fails the test if that is not possible.
