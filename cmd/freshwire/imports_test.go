@@ -21,6 +21,8 @@ var mayImport = map[string]struct{ ours, never []string }{
 	"cache":             {[]string{"internal/version"}, []string{"github.com/hibiken"}},
 	"feed":              {[]string{"event"}, []string{"github.com/hibiken"}},
 	"sse":               {[]string{"event"}, []string{"github.com/redis", "github.com/hibiken"}},
+	"session":           {[]string{"admin"}, []string{"github.com/hibiken"}},
+	"foreign":           {nil, []string{"github.com/hibiken", "net/http"}},
 	"read":              {[]string{"cache"}, []string{"github.com/hibiken"}},
 	"target":            {[]string{"event"}, []string{"github.com/redis", "github.com/hibiken"}},
 	"admin":             {[]string{"event"}, nil},
