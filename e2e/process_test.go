@@ -63,7 +63,7 @@ func start(t testing.TB, role string, env ...string) *process {
 func startAt(t testing.TB, addr, role string, env ...string) *process {
 	t.Helper()
 	p := &process{role: role, URL: "http://" + addr, out: &logBuffer{}}
-	p.env = append(cleanEnviron(), "FRESHWIRE_ADDR="+addr, "LOG_FORMAT=json")
+	p.env = append(cleanEnviron(), "FRESHWIRE_ADDR="+addr, "LOG_FORMAT=json", "FRESHWIRE_RATE_LIMIT=0") // all tests have one address
 	p.env = append(p.env, env...)
 	p.run(t)
 	t.Cleanup(func() {

@@ -12,7 +12,7 @@ type allowedOrigin struct {
 
 var (
 	credentials = []string{"true"}
-	exposed     = []string{"Accept-Ranges, Age, Cache-Status, Content-Range, ETag, Freshwire-Position, Freshwire-Seq, Retry-After, X-Cache"}
+	exposed     = []string{"Accept-Ranges, Age, Cache-Status, Content-Range, ETag, Freshwire-Position, Freshwire-Seq, RateLimit, RateLimit-Policy, Retry-After, X-Cache, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"}
 )
 
 const allowed = "GET, HEAD, OPTIONS"

@@ -15,6 +15,8 @@ import (
 
 	"github.com/kelseyhightower/envconfig"
 	"golang.org/x/term"
+
+	"github.com/freshwire/freshwire/ratelimit"
 )
 
 // environment is what the process's environment says. The tags also print
@@ -36,7 +38,7 @@ type environment struct {
 	Ack      string `envconfig:"FRESHWIRE_ACK" default:"durable" desc:"durable: a webhook is acknowledged once the journal (without one: Redis) has it. replicated: also one Redis replica."`
 
 	CORSOrigins    []string `envconfig:"FRESHWIRE_CORS_ORIGINS" desc:"Exact origins, with commas between, that may read the stream and the routes with credentials."`
-	RateLimit      string   `envconfig:"FRESHWIRE_RATE_LIMIT" shown:"100/1m, off in dev" desc:"Requests per client address on /api/*. This version does not limit yet: set 0 to say that you know."`
+	RateLimit      string   `envconfig:"FRESHWIRE_RATE_LIMIT" shown:"100/1m, off in dev" desc:"Requests of one client address (of one /64 in IPv6) on /api/* in so long, all nodes together; webhooks and /api/revalidate do not count. At most 9999999, and 24h; 0 is no limit. See limits.md."`
 	SSEMode        string   `envconfig:"FRESHWIRE_SSE_MODE" default:"auto" desc:"auto or plain. In this version both serve streams with the ordinary handler."`
 	TLSCert        string   `envconfig:"FRESHWIRE_TLS_CERT" desc:"Certificate file: serve TLS with HTTP/2. Without it HTTP/1.1 and h2c."`
 	TLSKey         string   `envconfig:"FRESHWIRE_TLS_KEY" desc:"Key file of the certificate."`
@@ -92,8 +94,6 @@ func lookupSecret(name string) (value string, ok bool, err error) {
 	return strings.TrimRight(string(b), "\r\n"), true, nil
 }
 
-var rateLimitPattern = regexp.MustCompile(`^(0|[1-9][0-9]{0,6}/[1-9][0-9]{0,4}(s|m|h))$`)
-
 var namespacePattern = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
 
 func (env *environment) validate() error {
@@ -128,8 +128,10 @@ func (env *environment) validate() error {
 			complain("FRESHWIRE_ADDR", "%q is not host:port", env.Addr)
 		}
 	}
-	if env.RateLimit != "" && !rateLimitPattern.MatchString(env.RateLimit) {
-		complain("FRESHWIRE_RATE_LIMIT", "%q is neither 0 nor like 100/1m", env.RateLimit)
+	if env.RateLimit != "" {
+		if _, err := ratelimit.ParseRate(env.RateLimit); err != nil {
+			complain("FRESHWIRE_RATE_LIMIT", "%w", err)
+		}
 	}
 	if (env.TLSCert == "") != (env.TLSKey == "") {
 		complain("FRESHWIRE_TLS_CERT", "the certificate and FRESHWIRE_TLS_KEY go together; one is missing")
@@ -181,11 +183,11 @@ func (env environment) listenAddr() string {
 	return "127.0.0.1:8080"
 }
 
-// notes tells of settings that are right but do not do yet what they will.
+// notes tells of settings that are right, and may yet surprise.
 func (env environment) notes() []string {
 	var notes []string
-	if env.RateLimit != "" && env.RateLimit != "0" {
-		notes = append(notes, "FRESHWIRE_RATE_LIMIT: this version does not limit yet; limit at your proxy")
+	if env.Port != "" && env.RedisURL != "" && env.RateLimit != "0" && len(env.TrustedProxies) == 0 {
+		notes = append(notes, "FRESHWIRE_RATE_LIMIT: behind a proxy that FRESHWIRE_TRUSTED_PROXIES does not name, all clients count as one")
 	}
 	return notes
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/feed"
 	"github.com/freshwire/freshwire/journal"
+	"github.com/freshwire/freshwire/ratelimit"
 	"github.com/freshwire/freshwire/read"
 	"github.com/freshwire/freshwire/sse"
 	"github.com/freshwire/freshwire/tasks"
@@ -104,7 +105,8 @@ type app struct {
 	hooks   *webhook.Handler // nil unless this is the web role
 	hub     *sse.Hub
 	streams *sse.Handler
-	dev     *devSite // nil unless this is the demo
+	limits  *ratelimit.Limiter // nil where nothing is limited
+	dev     *devSite           // nil unless this is the demo
 	started time.Time
 }
 
@@ -202,6 +204,7 @@ func (a *app) build(addr net.Addr) error {
 		c.Webhook.ClientAddress = c.SSE.ClientAddress
 		a.hub = sse.NewHub(a.log, c.SSE)
 		a.streams = sse.NewHandler(a.hub, a.changes.Range, a.log, c.SSE)
+		a.limits = a.newLimits()
 	}
 	if a.roles.web || a.roles.worker {
 		a.caching = a.client(cacheOptions)

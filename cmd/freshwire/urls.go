@@ -42,10 +42,10 @@ func (a *app) urls() http.Handler {
 
 	if a.streams != nil {
 		// browsers: the stream of changes.
-		r.Handle("/api/events", a.streams)
+		r.Handle(streamPath, a.streams)
 	}
 	if !a.roles.web {
-		return a.middleware(cleaned(r))
+		return a.middleware(a.limited(cleaned(r)))
 	}
 
 	// a deploy hook, an editor's button.
@@ -83,7 +83,7 @@ func (a *app) urls() http.Handler {
 	h := a.reader.Handler(cleaned(r))
 	// edge functions and programs in other languages: the cache itself.
 	h = besideRouter(entries.Prefix, a.newEntries(), h)
-	return a.middleware(h)
+	return a.middleware(a.limited(h))
 }
 
 // checks are what /readyz asks.
@@ -160,7 +160,7 @@ func (a *app) middleware(h http.Handler) http.Handler {
 		w.Header()["X-Request-Id"] = ids
 		switch r.Method {
 		case http.MethodGet:
-			if r.URL.Path != "/api/events" { // other answers are too short to wait for a reader
+			if r.URL.Path != streamPath { // other answers are too short to wait for a reader
 				if w, ok := w.(interface{ SetWriteDeadline(time.Time) error }); ok {
 					w.SetWriteDeadline(time.Now().Add(answerTime))
 				}
@@ -184,11 +184,15 @@ func cleaned(h http.Handler) http.Handler {
 }
 
 func cleanPath(r *http.Request) {
-	clean := path.Clean("/" + r.URL.Path)
-	if strings.HasSuffix(r.URL.Path, "/") && clean != "/" {
-		clean += "/"
-	}
-	if clean != r.URL.Path {
+	if clean := cleanedPath(r.URL.Path); clean != r.URL.Path {
 		r.URL.Path, r.URL.RawPath = clean, ""
 	}
+}
+
+func cleanedPath(p string) string {
+	clean := path.Clean("/" + p)
+	if strings.HasSuffix(p, "/") && clean != "/" {
+		clean += "/"
+	}
+	return clean
 }
