@@ -125,8 +125,12 @@ func (j job) run() (r result, err error) {
 	return r, err
 }
 
-// drainTime is how long the last messages may take.
-const drainTime = 30 * time.Second
+// The last messages may take so long, and nothing may come for so long before
+// the rest counts as lost.
+const (
+	drainTime = 30 * time.Second
+	quietTime = 3 * time.Second
+)
 
 // idle fills the server with connections that are told nothing, and at last
 // one message.
@@ -269,7 +273,7 @@ func (j job) fanOut(c *crowd) (r result, err error) {
 	// The publishers' last replies may need us to read.
 	ended := make(chan error, 1)
 	go func() { ended <- p.end() }()
-	over := false
+	over, last, moved := false, int64(0), time.Now()
 	var failed error
 	err = c.until(time.Now().Add(drainTime), func() bool {
 		if !over {
@@ -280,7 +284,10 @@ func (j job) fanOut(c *crowd) (r result, err error) {
 				return false
 			}
 		}
-		return failed != nil || c.delivered.Load() >= p.published.Load()*int64(j.N)
+		if n := c.delivered.Load(); n > last {
+			last, moved = n, time.Now()
+		}
+		return failed != nil || last >= p.published.Load()*int64(j.N) || time.Since(moved) > quietTime
 	})
 	if err := errors.Join(err, failed); err != nil {
 		return r, err

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 
@@ -99,7 +100,10 @@ func (s *stand) startNchan(ctx context.Context, srv *server, core int) error {
 	}
 	srv.Addr = addr
 	srv.target = target{Addr: addr, Path: "/events", PublishPath: "/publish"}
-	return srv.Ready(ctx, srv.Accepts)
+	return srv.Ready(ctx, func(ctx context.Context) error {
+		// Of a channel that is not there yet it says 404; without its Redis, 503.
+		return answers(ctx, "http://"+addr+srv.target.PublishPath, http.StatusOK, http.StatusNotFound)
+	})
 }
 
 // owner keeps nginx from becoming somebody who may not read our files.

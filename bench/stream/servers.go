@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -99,8 +100,13 @@ type server struct {
 	redis  *rig.Process // its own; nil: it has none
 }
 
+// stop ends the server. Ours is killed: it would take its time to send its
+// clients away, who are gone. nginx must end its workers.
 func (s *server) stop() {
 	if s.Process != nil {
+		if s.target.ReadyEvent {
+			syscall.Kill(s.PID, syscall.SIGKILL)
+		}
 		s.Stop()
 	}
 	if s.redis != nil {
@@ -166,20 +172,25 @@ func (s *stand) startFreshwire(ctx context.Context, srv *server, name string, co
 	}
 	srv.Addr = addr
 	return srv.Ready(ctx, func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
-		if err != nil {
-			return err
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		res.Body.Close()
-		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("/readyz: %s", res.Status)
-		}
-		return nil
+		return answers(ctx, "http://"+addr+"/readyz", http.StatusOK)
 	})
+}
+
+// answers asks url, and returns an error unless the status is one of these.
+func answers(ctx context.Context, url string, statuses ...int) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if !slices.Contains(statuses, res.StatusCode) {
+		return fmt.Errorf("%s: %s", url, res.Status)
+	}
+	return nil
 }
 
 // startBare runs a bare server: this program anew.
