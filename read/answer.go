@@ -246,7 +246,7 @@ func (rt *Route) writeOwn(w http.ResponseWriter, r *http.Request, res response, 
 	}
 	for _, name := range []string{"Set-Cookie", "Www-Authenticate"} {
 		if values := res.header[name]; len(values) > 0 {
-			h[name] = values
+			h[name] = append(h[name], values...) // beside the cookie of a session
 		}
 	}
 	addVary(h, res.header["Vary"])

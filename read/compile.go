@@ -95,6 +95,11 @@ func compile(c RouteConfig) (*compiled, error) {
 		wrong("cache_bust", fmt.Errorf("%q has a meaning already", c.CacheBust))
 	}
 
+	if c.User {
+		for _, key := range c.keeps() {
+			wrong(key, errors.New("nothing is kept of a route with user: true"))
+		}
+	}
 	wrong("ttl", between(c.TTL, 0, longestTTL))
 	wrong("stale_while_revalidate", between(c.StaleWhileRevalidate, 0, longestTTL))
 	wrong("stale_if_error", between(c.StaleIfError, 0, longestTTL))
@@ -191,9 +196,10 @@ func originHeaders(headers map[string]string) (http.Header, error) {
 	return out, errors.Join(errs...)
 }
 
-// ownHeaders are the headers to the origin that a config cannot set.
+// ownHeaders are the headers to the origin that a config cannot set, nor let a
+// client choose.
 var ownHeaders = []string{"Accept-Encoding", "Connection", "Content-Length", "Host", "If-Match", "If-Modified-Since",
-	"If-None-Match", "If-Range", "Range", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "X-Request-Id"}
+	"If-None-Match", "If-Range", "Range", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "X-Request-Id", userHeader}
 
 // originHost is whom the origin's address leads to.
 func (c *compiled) originHost() string {

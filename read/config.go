@@ -31,6 +31,7 @@ type RouteConfig struct {
 	VersionOf string     `yaml:"version_of" example:"post:{id}" desc:"tag that the version speaks for: {name} is a name of the path, and {} makes it a tag of learn_tags, such as post:{}. By default the learnt tag that is made from the id beside the version, else the key where it is a tag, too, else the tag with the last name of the path"`
 	CacheBust string     `yaml:"cache_bust" example:"_v" desc:"query parameter that the origin ignores; with a random value it makes the caches in front of the origin look again, when their answer was too old"`
 	LearnTags *LearnTags `yaml:"learn_tags" desc:"where the origin's answers tell their tags; in addition to tags"`
+	User      bool       `yaml:"user" default:"false" desc:"the origin's answers depend on who asks: it is sent the userId of the visitor's session as X-User-Id, and nothing is kept or shared. A visitor's own X-User-Id is never sent on"`
 	EmitTags  []string   `yaml:"emit_tags" example:"Surrogate-Key, Cache-Tag" desc:"headers that tell an entry's tags to the next cache; only sent to peers of FRESHWIRE_TRUSTED_PROXIES, cut at 16 KB"`
 }
 

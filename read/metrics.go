@@ -20,6 +20,7 @@ const (
 	reasonCollapsed     = "collapsed"
 	reasonAuthorization = "authorization"
 	reasonCollision     = "key-collision"
+	reasonUser          = "user"
 )
 
 // reason is why an answer has its verdict.
@@ -40,7 +41,7 @@ var errorReasons = []struct {
 	err    error
 	reason string
 }{
-	{errAddress, "address"}, {cache.ErrKey, "address"}, {errAfter, "address"}, {errNowhere, "nowhere"}, {errMethod, "method"},
+	{errUser, reasonUser}, {errAddress, "address"}, {cache.ErrKey, "address"}, {errAfter, "address"}, {errNowhere, "nowhere"}, {errMethod, "method"},
 	{cache.ErrCrowded, cache.DetailCrowded}, {cache.ErrOldView, cache.DetailOriginLag}, {errCrowd, "origin-crowded"}, {errOriginBusy, "origin-busy"}, {errOriginSlow, "origin-slow"}, {errOriginFailed, "origin-failed"},
 	{errTooLarge, "too-large"}, {errStrange, "strange"}, {context.Canceled, "cancelled"}, {errOriginAway, "origin-away"}, {context.DeadlineExceeded, "timeout"},
 }

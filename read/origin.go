@@ -47,6 +47,7 @@ type response struct {
 type question struct {
 	requestID     string
 	authorization string       // not empty only for answers that are never stored
+	user          string       // likewise
 	held          *cache.Entry // whose validators are sent along; nil for none
 	again         bool         // caches on the way must not answer
 	stream        bool         // a long body may come later
@@ -74,7 +75,7 @@ func newClient() *http.Client {
 
 // ask fetches p from the origin. Only what p and the config say is sent: a
 // header of the client's would make content differ that has one key. The
-// exception is authorization.
+// exceptions are authorization and the user, whose answers have none.
 func (rt *Route) ask(ctx context.Context, p *place, q question) (response, error) {
 	if err := rt.outage.err(); err != nil {
 		rt.metrics.asked("skipped", 0)
@@ -195,6 +196,9 @@ func (rt *Route) request(ctx context.Context, p *place, q question) (*http.Reque
 	req.Header.Set("X-Request-Id", q.requestID)
 	if q.authorization != "" {
 		req.Header.Set("Authorization", q.authorization)
+	}
+	if q.user != "" {
+		req.Header.Set(userHeader, q.user)
 	}
 	if q.held != nil {
 		if tag := q.held.Header[validatorHeader]; len(tag) > 0 {

@@ -23,6 +23,7 @@ var replies = []struct {
 	{cache.ErrKey, http.StatusBadRequest, "The address is not well formed.", 0},
 	{errAfter, http.StatusBadRequest, "Freshwire-After is not a number.", 0},
 	{errNowhere, http.StatusNotFound, "There is nothing at this address.", 0},
+	{errUser, http.StatusServiceUnavailable, "Who you are cannot be known now.", 2},
 	{errMethod, http.StatusMethodNotAllowed, "Content is read with GET or HEAD.", 0},
 	{cache.ErrCrowded, http.StatusServiceUnavailable, "Too many wait for this address.", 1},
 	{cache.ErrOldView, http.StatusServiceUnavailable, "The origin does not show the newest version yet.", 1},

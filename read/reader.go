@@ -13,8 +13,9 @@
 //
 // It promises: the origin is sent nothing but what is in the key, so no
 // request can change what others get under it. What the origin meant for one
-// client (Set-Cookie, private, no-store, Vary) and what was asked for with
-// Authorization is never stored and never given to another client. The
+// client (Set-Cookie, private, no-store, Vary), what was asked for with
+// Authorization, and what a route says depends on the user, is never stored and
+// never given to another client. The
 // position in Freshwire-Position is one that the content is not older than.
 package read
 
@@ -53,6 +54,10 @@ type Config struct {
 	// time. Zero means 64, at most 10000.
 	OriginConcurrency int `envconfig:"ORIGIN_CONCURRENCY" default:"64" desc:"requests that one origin host has to answer at a time; others wait for their turn, as long as the route's timeout"`
 
+	// User returns the id of the user who sent r, "" for nobody, and may add to the
+	// header of the answer. It is asked for routes with user: true alone. Nil:
+	// everybody is nobody.
+	User func(r *http.Request, answer http.Header) (id string, err error) `ignored:"true"`
 	// TrustedProxies are the CIDRs of peers that are told tags; see emit_tags.
 	TrustedProxies []string `ignored:"true"`
 	// Metrics, when not nil, is told what is read.
@@ -92,6 +97,7 @@ type Reader struct {
 	log      *slog.Logger
 	client   *http.Client
 	metrics  *metrics
+	user     func(*http.Request, http.Header) (string, error)
 	proxies  []netip.Prefix
 	origins  []allowedOrigin
 	places   int // of each gate
@@ -124,6 +130,9 @@ type faults struct {
 func New(c Cache, position func() string, log *slog.Logger, cfg Config) *Reader {
 	rd := &Reader{cache: c, position: position, log: log, client: newClient(), metrics: newMetrics(cfg.Metrics), memo: newMemo(),
 		router: mux.NewRouter(), gates: map[string]*gate{}, places: cfg.OriginConcurrency}
+	if rd.user = cfg.User; rd.user == nil {
+		rd.user = func(*http.Request, http.Header) (string, error) { return "", nil }
+	}
 	if rd.places == 0 {
 		rd.places = defaultConcurrency
 	}

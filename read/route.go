@@ -103,6 +103,9 @@ func (rt *Route) answer(w http.ResponseWriter, r *http.Request, k *known, p *pla
 	if err != nil {
 		return "", "", err
 	}
+	if rt.cfg.User {
+		return rt.answerUser(w, r, p, position)
+	}
 	req := p.request
 	req.Position, req.After = position, after
 	if !authorized && after == 0 {
@@ -116,7 +119,7 @@ func (rt *Route) answer(w http.ResponseWriter, r *http.Request, k *known, p *pla
 	}
 	j := &errand{rt: rt, place: p, requestID: requestIDOf(w), otherVariants: k.hasOthers(variant)}
 	if authorized {
-		return j.pass(w, r, strings.Join(authorization, ", "), reasonAuthorization, position)
+		return j.pass(w, r, question{authorization: strings.Join(authorization, ", ")}, reasonAuthorization, position)
 	}
 	req.NoBody = rt.headIsEnough(r, p)
 	res, err := rt.cache.Fetch(r.Context(), req, j.fill)
@@ -133,18 +136,19 @@ func (rt *Route) answer(w http.ResponseWriter, r *http.Request, k *known, p *pla
 		rt.writeOwn(w, r, *own, why, position)
 		return verdictBypass, why, nil
 	case source == "": // somebody else's, and not to be shared
-		return j.pass(w, r, "", cache.DetailNoStore, position)
+		return j.pass(w, r, question{}, cache.DetailNoStore, position)
 	case source != p.source:
 		rt.metrics.collisions.Inc()
-		return j.pass(w, r, "", reasonCollision, position)
+		return j.pass(w, r, question{}, reasonCollision, position)
 	}
 	k.saw(variant)
 	return string(res.Verdict), j.reason(res), rt.give(w, r, res, j)
 }
 
 // pass asks the origin for one client. The answer is never stored.
-func (j *errand) pass(w http.ResponseWriter, r *http.Request, authorization, why, position string) (verdict, reason string, err error) {
-	res, err := j.rt.ask(r.Context(), j.place, question{requestID: j.requestID, authorization: authorization})
+func (j *errand) pass(w http.ResponseWriter, r *http.Request, q question, why, position string) (verdict, reason string, err error) {
+	q.requestID = j.requestID
+	res, err := j.rt.ask(r.Context(), j.place, q)
 	if err != nil {
 		return "", "", err
 	}
