@@ -30,7 +30,7 @@ func testApp(t testing.TB, config string, change func(*environment)) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := environment{RedisURL: testkit.StartServer(t).URL(), Namespace: "fw", AdminToken: "s3cret"}
+	env := environment{RedisURL: testkit.StartServer(t).URL(), Namespace: "fw", AdminToken: "s3cret", RateLimit: "0"}
 	if change != nil {
 		change(&env)
 	}
@@ -61,12 +61,15 @@ func testOrigin(t testing.TB) string {
 }
 
 // BenchmarkHandler is what this program adds to net/http: a request that
-// reaches nothing, and a read of 4 KiB from memory.
+// reaches nothing, and a read of 4 KiB from memory, also of a limited client.
 func BenchmarkHandler(b *testing.B) {
-	a := testApp(b, "routes: [{path: '/api/posts/{id}', origin: '"+testOrigin(b)+"/posts/{id}', tags: [posts], ttl: 1h}]", nil)
+	routes := "routes: [{path: '/api/posts/{id}', origin: '" + testOrigin(b) + "/posts/{id}', tags: [posts], ttl: 1h}]"
+	a := testApp(b, routes, nil)
+	limited := testApp(b, routes, func(env *environment) { env.RateLimit = "9999999/24h" })
 	for name, h := range map[string]http.Handler{
 		"middleware": a.middleware(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})),
 		"hit":        a.urls(),
+		"limited":    limited.urls(),
 	} {
 		b.Run(name, func(b *testing.B) {
 			r := httptest.NewRequest("GET", "http://localhost/api/posts/1", nil)
@@ -78,7 +81,7 @@ func BenchmarkHandler(b *testing.B) {
 				clear(w.header)
 				h.ServeHTTP(w, r)
 			}
-			if name == "hit" && w.header.Get("X-Cache") != "HIT" {
+			if name != "middleware" && w.header.Get("X-Cache") != "HIT" {
 				b.Errorf("answered with %v", w.header)
 			}
 		})
