@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshwire/freshwire/event"
@@ -58,6 +59,16 @@ type frame struct {
 	data     []byte    // the record's JSON; a part of wire when it is one line
 	at       time.Time // when this process took it
 	dec      decoded   // see change
+
+	streams  atomic.Int64 // that it was written to
+	reported int64        // of streams, by Hub.Delivered
+}
+
+// newLiveFrame returns a frame without a position, for who listens now.
+func newLiveFrame(channel string, data []byte, now time.Time) *frame {
+	f := &frame{channels: []string{channel}, data: data, at: now}
+	f.wire, _ = appendEvent(nil, "", "", data) // no id, no name: no error
+	return f
 }
 
 func newFrame(r event.Record, now time.Time) *frame {
@@ -73,14 +84,6 @@ func newFrame(r event.Record, now time.Time) *frame {
 }
 
 func (f *frame) isForAll() bool { return slices.Contains(f.channels, event.Everybody) }
-
-// wants reports whether the frame is on one of the channels, or all is set.
-func (f *frame) wants(channels map[string]struct{}, all bool) bool {
-	if all || f.isForAll() {
-		return true
-	}
-	return slices.ContainsFunc(f.channels, func(ch string) bool { _, ok := channels[ch]; return ok })
-}
 
 // The control events, a closed vocabulary. Only ready and reset carry an id.
 

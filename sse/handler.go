@@ -3,14 +3,13 @@ package sse
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -24,35 +23,32 @@ type History func(ctx context.Context, after event.Position, limit int) (recs []
 // Handler answers GET /api/events?channel=a&channel=b with a stream, over
 // HTTP/1.1 and HTTP/2 alike.
 type Handler struct {
-	hub     *Hub
-	history History
-	log     *slog.Logger
-	cfg     Config
+	hub *Hub
+	log *slog.Logger
+	cfg Config
 
-	readers   chan struct{} // a slot for each history page that may be read at a time
-	drainOnce sync.Once
-	draining  chan struct{}
+	portable bool // takes connections over without watching sockets, as on other systems than Linux
 }
 
 const (
-	maxChannels       = 64
-	maxChannelName    = 256
-	maxChannelBytes   = 4 << 10 // of the names of a request, repeated ones too
-	maxHistoryReaders = 2
-	startTimeout      = 5 * time.Second // for the hub to get its first position
+	maxChannels     = 64
+	maxChannelName  = 256
+	maxChannelBytes = 4 << 10         // of the names of a request, repeated ones too
+	startTimeout    = 5 * time.Second // for the hub to get its first position
 )
 
-// NewHandler returns the handler of hub's streams. A nil history means that
-// positions older than the ring are told to reset.
+// NewHandler returns the handler of hub's streams; a hub has one. A nil history
+// means that positions older than the ring are told to reset.
 func NewHandler(hub *Hub, history History, log *slog.Logger, cfg Config) *Handler {
-	return &Handler{hub: hub, history: history, log: log, cfg: cfg.withDefaults(),
-		readers: make(chan struct{}, maxHistoryReaders), draining: make(chan struct{})}
+	hub.history = history
+	return &Handler{hub: hub, log: log, cfg: cfg.withDefaults()}
 }
 
-// Drain asks every subscriber to go away, spread over Config.DrainSpread, and
-// returns when they are gone or ctx ends. New streams are asked the same at once.
+// Drain asks every subscriber to go away, and to come back at a time of its own
+// within Config.DrainSpread. It returns when all are gone or ctx ends. New
+// streams are asked the same at once.
 func (h *Handler) Drain(ctx context.Context) error {
-	h.drainOnce.Do(func() { close(h.draining) })
+	h.hub.drain()
 	for h.hub.Subscribers() > 0 {
 		select {
 		case <-h.hub.empty:
@@ -87,11 +83,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, complaint)
 		return
 	}
-	if _, err := h.enter(r, channels, all); err != nil {
+	listener, err := h.enter(r, channels, all)
+	if errors.Is(err, ErrForbidden) {
 		problem(w, http.StatusForbidden, "not a channel of yours")
 		return
 	}
 
+	setHeader(w, r)
+	if r.Method == http.MethodHead {
+		return
+	}
+	if err != nil {
+		h.log.WarnContext(r.Context(), "who opens a stream is not known", "err", err)
+		h.goaway(w, "unavailable", unavailableRetry())
+		return
+	}
+	h.stream(w, r, viewOf(channels, all), listener, resume(r, query))
+}
+
+// setHeader says what follows, and that nobody on the way may hold it back or change it.
+func setHeader(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-cache, no-transform")
@@ -100,10 +111,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		header.Set("Connection", "close") // whoever is told to go away must not come back on this connection
 	}
-	if r.Method == http.MethodHead {
-		return
-	}
-	h.stream(w, r, channels, all, resume(r, query))
 }
 
 // cors lets the configured origins read what follows, whatever it is.
@@ -132,13 +139,19 @@ func (h *Handler) channels(names []string) (channels []string, all bool, complai
 			return nil, false, "the channels are too long: at most 4096 bytes together"
 		case name == "*" && h.cfg.AllowAll != nil:
 			all = true
-		case !validChannel(name):
+		case !validChannel(name) && !h.wildcard(name):
 			return nil, false, "a channel is 1 to 256 bytes of text without control characters and *"
 		case !slices.Contains(channels, name):
 			channels = append(channels, name)
 		}
 	}
 	return channels, all, ""
+}
+
+// wildcard reports whether name is a prefix that may be asked for, and a star.
+func (h *Handler) wildcard(name string) bool {
+	prefix, ok := strings.CutSuffix(name, "*")
+	return ok && slices.Contains(h.cfg.Wildcards, prefix)
 }
 
 func validChannel(name string) bool {
@@ -176,41 +189,55 @@ func resume(r *http.Request, query url.Values) resumePoint {
 	return resumePoint{given: true, bad: err != nil, pos: pos}
 }
 
-// stream serves one subscriber until it leaves or is asked to.
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request, channels []string, all bool, from resumePoint) {
-	st := &stream{h: h, w: w, rc: http.NewResponseController(w)}
-	if err := st.prepare(); err != nil {
+// stream serves one subscriber: to its end, or until the connection is taken over.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, key string, who Listener, from resumePoint) {
+	if h.hub.draining.Load() {
+		h.goaway(w, "drain", h.hub.drainRetry())
+		return
+	}
+	s := &subscriber{key: key, session: who.Session, behind: &backlog{rest: appendRetry(nil, h.cfg.Retry)}}
+	if h.cfg.MaxPerAddress > 0 {
+		s.addr = h.address(r)
+	}
+	switch {
+	case from.bad:
+		s.behind.reset = BadPosition
+	case from.given:
+		s.behind.pos = from.pos
+		h.hub.metrics.replays.Add(1)
+	default:
+		s.behind.fresh = true
+	}
+	if !h.hub.admit(s) {
+		h.goaway(w, "overload", overloadRetry())
+		return
+	}
+	if h.takeOver(w, r, s) {
+		return
+	}
+	send, err := responseWriter(w, h.cfg.WriteTimeout)
+	if err != nil {
+		h.hub.release(s)
 		h.log.ErrorContext(r.Context(), "stream not possible", "err", err)
 		w.Header().Del("Connection")
 		problem(w, http.StatusInternalServerError, "this server cannot stream")
 		return
 	}
 	w.WriteHeader(http.StatusOK)
-	select {
-	case <-h.draining:
-		st.goaway("drain", h.drainRetry())
-		return
-	default:
-	}
-	if st.write(appendRetry(nil, h.cfg.Retry)) != nil || !st.waitForHub(r.Context()) {
-		return
-	}
-	var pos *event.Position
-	if from.given && !from.bad {
-		pos = &from.pos
-	}
-	if st.sub = h.hub.join(channels, all, h.address(r), pos); st.sub == nil {
-		st.goaway("overload", 15*time.Second+rand.N(30*time.Second))
-		return
-	}
-	defer h.hub.leave(st.sub)
-	switch {
-	case from.bad:
-		h.hub.mustReset(st.sub, reasonBadPosition)
-	case from.given:
-		h.hub.metrics.replays.Inc()
-	}
-	st.run(r.Context())
+	sh := h.hub.shard()
+	p := newPump(sh, s, h.cfg.WriteTimeout, send)
+	s.sock = p
+	sh.accept(s)
+	p.run(r.Context())
+}
+
+// goaway answers that there is no stream now, and when to ask again. It is no
+// error: a browser would never come back.
+func (h *Handler) goaway(w http.ResponseWriter, reason string, retry time.Duration) {
+	h.hub.metrics.goaways.WithLabelValues(reason).Inc()
+	h.hub.metrics.goneAway.Add(1)
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(appendGoaway(nil, reason, retry))
 }
 
 func (h *Handler) address(r *http.Request) string {
@@ -222,10 +249,6 @@ func (h *Handler) address(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	return host
-}
-
-func (h *Handler) drainRetry() time.Duration {
-	return 500*time.Millisecond + rand.N(max(h.cfg.DrainSpread, 1))
 }
 
 // problem answers with RFC 9457. It repeats nothing of the request.

@@ -38,13 +38,36 @@ func serve(t testing.TB, h http.Handler) *httptest.Server {
 	return s
 }
 
-var protocols = map[string]func() *http.Client{
-	"http1": func() *http.Client { return &http.Client{Transport: &http.Transport{}} },
-	"h2c": func() *http.Client {
-		p := new(http.Protocols)
-		p.SetUnencryptedHTTP2(true)
-		return &http.Client{Transport: &http.Transport{Protocols: p}}
-	},
+// way is how a stream is served, and asked for.
+type way struct {
+	mode     string
+	portable bool
+	h2       bool
+}
+
+// ways are all of them: what a stream does is the same on each.
+var ways = map[string]way{
+	"taken over":           {mode: "auto"},
+	"taken over, portable": {mode: "auto", portable: true},
+	"plain":                {mode: "plain"},
+	"h2c":                  {h2: true},
+}
+
+func (w way) client() *http.Client {
+	if !w.h2 {
+		return &http.Client{Transport: &http.Transport{}}
+	}
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return &http.Client{Transport: &http.Transport{Protocols: p}}
+}
+
+// handler is testHandler for this way.
+func (w way) handler(t testing.TB, l *list, cfg Config) *Handler {
+	cfg.Mode = w.mode
+	h := testHandler(t, l, cfg)
+	h.portable = w.portable
+	return h
 }
 
 // listen opens a stream and returns its events.
@@ -78,12 +101,12 @@ func next(t testing.TB, r *Reader) Message {
 }
 
 func TestStreamBeginsAsTheContractSays(t *testing.T) {
-	for name, client := range protocols {
+	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			h := testHandler(t, nil, Config{})
+			h := way.handler(t, nil, Config{})
 			h.hub.Reset("history_lost", at(7))
 			s := serve(t, h)
-			_, res := listen(t, client(), s.URL, "channel=posts", "")
+			_, res := listen(t, way.client(), s.URL, "channel=posts", "")
 			if res.StatusCode != 200 {
 				t.Fatalf("status %d", res.StatusCode)
 			}
@@ -104,14 +127,20 @@ func TestStreamBeginsAsTheContractSays(t *testing.T) {
 }
 
 func TestResumePoint(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) { testResumePoint(t, way) })
+	}
+}
+
+func testResumePoint(t *testing.T, way way) {
 	l := &list{trimmed: at(3)}
 	for ms := uint64(1); ms <= 20; ms++ {
 		l.add(change(ms, "posts"))
 	}
-	h := testHandler(t, l, Config{RingLen: 5})
+	h := way.handler(t, l, Config{RingLen: 5})
 	h.hub.Broadcast(l.recs)
 	s := serve(t, h)
-	client := protocols["http1"]()
+	client := way.client()
 	for _, tc := range []struct{ name, header, query, want string }{
 		{"no position", "", "", "ready 20-0"},
 		{"newest", "20-0", "", "ready 20-0"},
@@ -232,7 +261,7 @@ func TestSixtyFourChannelsOf4096BytesTogetherAreServed(t *testing.T) {
 	for i := range 64 {
 		query.Add("channel", fmt.Sprintf("%064d", i))
 	}
-	r, _ := listen(t, protocols["http1"](), s.URL, query.Encode(), "")
+	r, _ := listen(t, new(http.Client), s.URL, query.Encode(), "")
 	if m := next(t, r); m.Name != "ready" {
 		t.Fatalf("got %q, want ready", m)
 	}
@@ -262,7 +291,7 @@ func TestOnlyListedOriginsMayRead(t *testing.T) {
 func TestAllChannelsForWhoMay(t *testing.T) {
 	h := testHandler(t, nil, Config{AllowAll: func(*http.Request) bool { return true }})
 	s := serve(t, h)
-	r, _ := listen(t, protocols["http1"](), s.URL, "channel=*", "")
+	r, _ := listen(t, new(http.Client), s.URL, "channel=*", "")
 	next(t, r)
 	h.hub.Broadcast([]event.Record{change(1, "a"), change(2, "b"), change(3)})
 	for _, want := range []string{"1-0", "2-0", "3-0"} {
@@ -277,7 +306,7 @@ func TestOverloadIsToldWith200AndALongRetry(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := testHandler(t, nil, cfg)
 			s := serve(t, h)
-			client := protocols["http1"]()
+			client := new(http.Client)
 			first, res := listen(t, client, s.URL, "channel=a", "")
 			next(t, first)
 			refused, other := listen(t, client, s.URL, "channel=a", "")
@@ -300,13 +329,13 @@ func TestOverloadIsToldWith200AndALongRetry(t *testing.T) {
 }
 
 func TestDrainTellsEveryoneToComeBackAtAnotherTime(t *testing.T) {
-	for name, client := range protocols {
+	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			h := testHandler(t, nil, Config{DrainSpread: 10 * time.Second})
+			h := way.handler(t, nil, Config{DrainSpread: 10 * time.Second})
 			s := serve(t, h)
 			var readers []*Reader
 			for range 20 {
-				r, _ := listen(t, client(), s.URL, "channel=a", "")
+				r, _ := listen(t, way.client(), s.URL, "channel=a", "")
 				next(t, r)
 				readers = append(readers, r)
 			}
@@ -331,7 +360,7 @@ func TestDrainTellsEveryoneToComeBackAtAnotherTime(t *testing.T) {
 			if len(retries) < 15 {
 				t.Errorf("%d different retry times for 20 clients", len(retries))
 			}
-			late, res := listen(t, client(), s.URL, "channel=a", "")
+			late, res := listen(t, way.client(), s.URL, "channel=a", "")
 			if m := next(t, late); res.StatusCode != 200 || m.Name != "goaway" || late.Retry() == 0 {
 				t.Errorf("a late client got %d %q", res.StatusCode, m)
 			}
@@ -340,23 +369,23 @@ func TestDrainTellsEveryoneToComeBackAtAnotherTime(t *testing.T) {
 }
 
 // run runs a stream on a memory connection within a bubble of virtual time.
-func run(t *testing.T, h *Handler, conn *memory) (sub *subscriber, done chan struct{}, cancel func()) {
+func run(t *testing.T, h *Handler, conn *memory, lastID string) (done chan struct{}, cancel func()) {
 	ctx, cancel := context.WithCancel(t.Context())
-	st := &stream{h: h, w: conn, rc: http.NewResponseController(conn), sub: h.hub.join([]string{"a"}, false, "", nil)}
+	r := httptest.NewRequestWithContext(ctx, "GET", "/api/events?channel=a", nil)
+	r.Header.Set("Last-Event-ID", lastID)
 	done = make(chan struct{})
 	go func() {
 		defer close(done)
-		defer h.hub.leave(st.sub)
-		st.run(ctx)
+		h.ServeHTTP(conn, r)
 	}()
-	return st.sub, done, cancel
+	return done, cancel
 }
 
 func TestQuietStreamIsPingedAndBusyOneIsNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := testHandler(t, nil, Config{})
 		conn := &memory{header: http.Header{}}
-		_, done, cancel := run(t, h, conn)
+		done, cancel := run(t, h, conn, "")
 		for ms := uint64(1); ms <= 6; ms++ { // a minute with a change every 10 s
 			time.Sleep(10 * time.Second)
 			h.hub.Broadcast([]event.Record{change(ms, "a")})
@@ -386,7 +415,7 @@ func TestSecondOfTwoLargeChangesFollowsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := testHandler(t, nil, Config{})
 		conn := &memory{header: http.Header{}}
-		_, done, cancel := run(t, h, conn)
+		done, cancel := run(t, h, conn, "")
 		synctest.Wait() // the stream is at rest; from here on no time passes
 		large := `{"x":"` + strings.Repeat("x", maxBatch*2/3) + `"}`
 		h.hub.Broadcast([]event.Record{record(1, large, "a"), record(2, large, "a")})
@@ -404,55 +433,32 @@ func TestSecondOfTwoLargeChangesFollowsAtOnce(t *testing.T) {
 	})
 }
 
-// rounds is a context that counts how often a stream waits, and ends after limit.
-type rounds struct {
-	context.Context
-	n, limit int
-	end      context.CancelFunc
-}
-
-func (r *rounds) Done() <-chan struct{} {
-	if r.n++; r.n > r.limit {
-		r.end()
-	}
-	return r.Context.Done()
-}
-
 func TestStreamSleepsUntilItsResetIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := testHandler(t, nil, Config{ResetSpread: 10 * time.Second})
+		h := testHandler(t, nil, Config{ResetSpread: 10 * time.Second, MaxStreamAge: 24 * time.Hour})
 		h.hub.Reset("history_lost", at(100))
 		let := make(chan struct{})
-		h.history = func(context.Context, event.Position, int) ([]event.Record, bool, error) {
+		h.hub.history = func(context.Context, event.Position, int) ([]event.Record, bool, error) {
 			<-let
 			return nil, false, nil
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		counted := &rounds{Context: ctx, limit: 100, end: cancel}
 		conn := &memory{header: http.Header{}}
-		pos := at(5)
-		st := &stream{h: h, w: conn, rc: http.NewResponseController(conn), sub: h.hub.join([]string{"a"}, false, "", &pos)}
-		if err := st.write(appendRetry(nil, time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			st.run(counted)
-		}()
-		time.Sleep(h.cfg.Heartbeat + time.Second) // a storm: the slots of history readers are taken
+		done, cancel := run(t, h, conn, "5-0")
+		time.Sleep(h.cfg.Heartbeat + time.Second) // a storm: the log has others to answer
 		h.hub.Reset("store_changed", at(200))
 		close(let)
-		time.Sleep(h.cfg.ResetSpread)
+		synctest.Wait()
+		before := h.hub.metrics.passes.Load()
+		time.Sleep(h.cfg.ResetSpread + time.Second)
 		synctest.Wait()
 		if got := conn.messages(t); len(got) != 2 || got[0].Name != "reset" || got[0].ID != "200-0" || got[1].Name != "ready" {
 			t.Errorf("got %q, want reset and ready", got)
 		}
+		if n := h.hub.metrics.passes.Load() - before; n > 10 { // the reset's moment, what was written of it, a look at the clock
+			t.Errorf("the shard looked %d times before the reset was due", n)
+		}
 		cancel()
 		<-done
-		if counted.n > 10 { // the page, its reset, the reset's moment, the rest
-			t.Errorf("the stream looked %d times before its reset was due", counted.n)
-		}
 	})
 }
 
@@ -462,7 +468,7 @@ func TestOldStreamIsAskedToReconnect(t *testing.T) {
 		for range 20 {
 			conn := &memory{header: http.Header{}}
 			start := time.Now()
-			_, done, _ := run(t, h, conn)
+			done, _ := run(t, h, conn, "")
 			<-done
 			if age := time.Since(start); age < 48*time.Minute || age > 72*time.Minute+time.Second {
 				t.Errorf("closed after %v, want 1h, 20 %% more or less", age)
@@ -482,7 +488,7 @@ func TestChangedStoreIsToldSpreadAndBeforeAnythingNew(t *testing.T) {
 		for range 50 {
 			conn := &memory{header: http.Header{}}
 			conns = append(conns, conn)
-			_, done, cancel := run(t, h, conn)
+			done, cancel := run(t, h, conn, "")
 			defer func() { cancel(); <-done }()
 		}
 		synctest.Wait()
@@ -516,22 +522,30 @@ func TestChangedStoreIsToldSpreadAndBeforeAnythingNew(t *testing.T) {
 
 func TestStreamThatCannotReadHistoryIsAskedToComeBack(t *testing.T) {
 	h := testHandler(t, nil, Config{})
-	h.history = func(context.Context, event.Position, int) ([]event.Record, bool, error) {
+	h.hub.history = func(context.Context, event.Position, int) ([]event.Record, bool, error) {
 		return nil, false, errors.New("redis is away")
 	}
 	h.hub.Reset("history_lost", at(5))
 	s := serve(t, h)
-	r, _ := listen(t, protocols["http1"](), s.URL, "channel=a", "3-0")
+	r, _ := listen(t, new(http.Client), s.URL, "channel=a", "3-0")
 	if m := next(t, r); m.Name != "goaway" || !strings.Contains(m.Data, "unavailable") || m.ID != "" {
 		t.Errorf("got %q, want goaway without an id: the client stays where it was", m)
 	}
 }
 
 func TestBlockedSocketIsClosedAndDelaysNobody(t *testing.T) {
+	for name, way := range ways {
+		if !way.h2 {
+			t.Run(name, func(t *testing.T) { testBlockedSocket(t, way) })
+		}
+	}
+}
+
+func testBlockedSocket(t *testing.T, way way) {
 	reg := prometheus.NewRegistry()
-	h := testHandler(t, nil, Config{WriteTimeout: 300 * time.Millisecond, Metrics: reg})
+	h := way.handler(t, nil, Config{WriteTimeout: 300 * time.Millisecond, Metrics: reg})
 	s := serve(t, h)
-	quick, _ := listen(t, protocols["http1"](), s.URL, "channel=posts", "")
+	quick, _ := listen(t, way.client(), s.URL, "channel=posts", "")
 	next(t, quick)
 
 	conn, err := net.Dial("tcp", s.Listener.Addr().String())
@@ -569,7 +583,7 @@ func TestBlockedSocketIsClosedAndDelaysNobody(t *testing.T) {
 func TestBlockedHTTP2StreamIsClosed(t *testing.T) {
 	h := testHandler(t, nil, Config{WriteTimeout: 300 * time.Millisecond})
 	s := serve(t, h)
-	listen(t, protocols["h2c"](), s.URL, "channel=posts", "") // never read
+	listen(t, ways["h2c"].client(), s.URL, "channel=posts", "") // never read
 	testkit.Until(t, "a subscriber", func() bool { return h.hub.Subscribers() == 1 })
 	big := strings.Repeat("x", 1<<20)
 	ms := uint64(0)
@@ -581,11 +595,11 @@ func TestBlockedHTTP2StreamIsClosed(t *testing.T) {
 	})
 }
 
-func TestHTTP2StreamOutlivesItsWriteDeadline(t *testing.T) {
-	h := testHandler(t, nil, Config{WriteTimeout: 50 * time.Millisecond, Heartbeat: 120 * time.Millisecond})
-	s := serve(t, h)
-	for name, client := range protocols {
-		r, _ := listen(t, client(), s.URL, "channel=a", "")
+func TestStreamOutlivesItsWriteDeadline(t *testing.T) {
+	for name, way := range ways {
+		h := way.handler(t, nil, Config{WriteTimeout: 50 * time.Millisecond, Heartbeat: 120 * time.Millisecond})
+		s := serve(t, h)
+		r, _ := listen(t, way.client(), s.URL, "channel=a", "")
 		for i, want := range []string{"ready", "ping", "ping", "ping", "ping"} {
 			if m := next(t, r); m.Name != want {
 				t.Errorf("%s: event %d = %q, want %s", name, i, m, want)
@@ -595,12 +609,18 @@ func TestHTTP2StreamOutlivesItsWriteDeadline(t *testing.T) {
 }
 
 func TestEverythingIsBackToZeroAfterClientsCameAndWent(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) { testBackToZero(t, way) })
+	}
+}
+
+func testBackToZero(t *testing.T, way way) {
 	l := &list{}
-	h := testHandler(t, l, Config{})
+	h := way.handler(t, l, Config{MaxPerAddress: 1000})
 	s := serve(t, h)
 	before := runtime.NumGoroutine()
-	for _, client := range protocols {
-		c := client()
+	{
+		c := way.client()
 		var wg sync.WaitGroup
 		for i := range 100 {
 			wg.Go(func() {
@@ -623,8 +643,8 @@ func TestEverythingIsBackToZeroAfterClientsCameAndWent(t *testing.T) {
 		c.CloseIdleConnections()
 	}
 	testkit.Until(t, "no subscriber is left", func() bool { return h.hub.Subscribers() == 0 })
-	if h.hub.Channels() != 0 || len(h.hub.byAddrs) != 0 {
-		t.Errorf("%d channels, %d addresses left", h.hub.Channels(), len(h.hub.byAddrs))
+	if h.hub.Channels() != 0 || len(h.hub.addrs) != 0 {
+		t.Errorf("%d channels, %d addresses left", h.hub.Channels(), len(h.hub.addrs))
 	}
 	testkit.Until(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }
@@ -690,9 +710,7 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("message %d has id %q", i, m.ID)
 			}
 		}
-		if h.hub.Subscribers() != 0 {
-			t.Error("a subscriber is left")
-		}
+		testkit.Until(t, "no subscriber is left", func() bool { return h.hub.Subscribers() == 0 })
 	})
 }
 

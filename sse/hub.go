@@ -1,15 +1,25 @@
 // Package sse streams changes to browsers as server-sent events.
 //
 // A Hub keeps the last changes as encoded frames in one ring, and one cursor
-// for each subscriber. Broadcast never blocks and never writes: it appends to
-// the ring and wakes whoever listens to one of the channels. Each stream then
-// writes everything from its cursor to the head that matches: live, replay
-// after a reconnect and catching up after a stall are that one loop, so there
-// is no gap and no repeat between them.
+// for each subscriber. Broadcast never blocks and never writes: it puts a
+// longer ring in the place of the old one and wakes the shards. Each shard has
+// a part of the subscribers and one goroutine: it matches a change once with
+// the sets of channels that they listen to, and writes it to those who keep
+// up. Who does not is served from its own cursor, when its socket has room
+// again: what it missed is in the ring or, before that, in the log. A stream
+// that begins at a client's position is one that fell behind, too. So live,
+// replay and catching up meet in one place, and there is no gap and no repeat
+// between them.
 //
 //	hub := sse.NewHub(logger, cfg)
 //	go changes.Tail(ctx, hub)
 //	router.Handle("/api/events", sse.NewHandler(hub, changes.Range, logger, cfg))
+//
+// A connection of HTTP/1.1 is taken over from net/http once it is checked: an
+// idle one then holds neither goroutine nor buffer, and is watched with epoll.
+// Others (HTTP/2; with Config.Mode plain all) keep the ordinary handler's
+// goroutine, to which the shard hands what is to be written. What is written,
+// and when, is decided in one place for all of them.
 //
 // What a stream carries, in this order:
 //
@@ -34,8 +44,9 @@ package sse
 import (
 	"log/slog"
 	"math/rand/v2"
-	"sort"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/freshwire/freshwire/event"
@@ -46,314 +57,244 @@ type Hub struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
+	began   time.Time
+	history History // set by NewHandler
+	shards  []*shard
+	turn    atomic.Uint32 // of the shard that gets the next subscriber
+	empty   chan struct{} // holds one: the last subscriber left
 
-	ready     chan struct{} // closed by the first Reset or Broadcast
-	readyOnce sync.Once
-	empty     chan struct{} // holds one: the last subscriber left
+	ring     atomic.Pointer[ring] // nil before the first Reset or Broadcast
+	draining atomic.Bool
 
-	waking []*subscriber // used by Broadcast alone, which one goroutine calls
-
-	mu sync.Mutex
-
-	// The ring: frames, oldest first. A stored element never changes, so a slice
-	// of it may be read without mu.
-	frames []*frame
-	bytes  int            // of the frames' wire
-	from   event.Position // everything after it is in the ring
-	head   event.Position // newest position
-
-	subs    map[*subscriber]struct{}
-	topics  map[string]map[*subscriber]struct{} // channel → its subscribers
-	all     map[*subscriber]struct{}            // those of "*"
-	byAddrs map[string]int                      // client address → streams
-}
-
-// subscriber is one stream's cursor. Fields below mu belong to Hub.mu.
-type subscriber struct {
-	channels map[string]struct{}
-	all      bool
-	addr     string
-	wake     chan struct{} // holds one
-
-	// mu:
-	pos     event.Position // the cursor: all up to it is written, or not for this subscriber
-	pending bool           // there may be a matching frame after pos
-	behind  bool           // what follows pos must come from the log
-	reset   string         // reason of a reset to be told; before anything else
-	due     time.Time      // when to tell it
+	mu       sync.Mutex
+	open     int
+	addrs    map[string]int // client address → streams, where these are bounded
+	sessions map[string]int // session → streams
+	names    map[string]int // channel → views of all shards
 }
 
 // NewHub returns an empty Hub. It has no position, and its streams wait, until the first Reset.
 func NewHub(log *slog.Logger, cfg Config) *Hub {
-	h := &Hub{
-		cfg: cfg.withDefaults(), log: log, ready: make(chan struct{}), empty: make(chan struct{}, 1),
-		subs: map[*subscriber]struct{}{}, topics: map[string]map[*subscriber]struct{}{}, all: map[*subscriber]struct{}{}, byAddrs: map[string]int{},
+	h := &Hub{cfg: cfg.withDefaults(), log: log, began: time.Now(), empty: make(chan struct{}, 1),
+		addrs: map[string]int{}, sessions: map[string]int{}, names: map[string]int{}}
+	for range min(runtime.GOMAXPROCS(0), maxShards) {
+		h.shards = append(h.shards, newShard(h))
 	}
 	h.metrics = newMetrics(cfg.Metrics, h)
 	return h
 }
 
-// Broadcast adds records, oldest first, and wakes those who listen. One goroutine calls it.
+const maxShards = 64
+
+// now is the time that shards go by, since the hub began.
+func (h *Hub) now() time.Duration { return time.Since(h.began) }
+
+// Broadcast adds records, oldest first, and wakes who writes them. One
+// goroutine calls it, the same that calls Reset.
 func (h *Hub) Broadcast(recs []event.Record) {
 	if len(recs) == 0 {
 		return
 	}
 	now := time.Now()
-	added := make([]*frame, len(recs))
-	for i, r := range recs {
-		added[i] = newFrame(r, now)
-	}
-	h.metrics.frames.Add(float64(len(recs)))
-	defer h.readyOnce.Do(func() { close(h.ready) })
-
-	h.mu.Lock()
-	wake := h.waking[:0]
-	for _, f := range added {
-		before := h.head
-		h.frames = append(h.frames, f)
-		h.bytes += len(f.wire)
-		h.head = f.pos
-		listeners := h.all
-		if f.isForAll() {
-			listeners = h.subs
+	added := make([]*frame, 0, len(recs))
+	for _, r := range recs {
+		if r.EndsSession != "" {
+			h.EndSession(r.EndsSession)
+			continue
 		}
-		for s := range listeners {
-			if s.notice(f, before) {
-				wake = append(wake, s)
-			}
-		}
-		for _, ch := range f.channels {
-			for s := range h.topics[ch] {
-				if s.notice(f, before) {
-					wake = append(wake, s)
-				}
-			}
-		}
+		added = append(added, newFrame(r, now))
 	}
-	h.evict(now)
-	h.mu.Unlock()
-
-	// Outside mu, which each of them takes first thing.
-	for _, s := range wake {
-		s.signal()
+	h.metrics.frames.Add(uint64(len(added)))
+	var before ring
+	if r := h.ring.Load(); r != nil {
+		before = *r
 	}
-	clear(wake)
-	h.waking = wake
-}
-
-// notice tells s that f waits for it; before is the position of the frame
-// before f. It reports whether s must be woken: not if something waits already.
-func (s *subscriber) notice(f *frame, before event.Position) bool {
-	if s.pending || s.behind || s.reset != "" || f.pos.Compare(s.pos) <= 0 {
-		return false
-	}
-	s.pending = true
-	if before.Compare(s.pos) > 0 {
-		s.pos = before // what came since its last write was not for it
-	}
-	return true
-}
-
-func (s *subscriber) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// evict drops frames beyond the bounds of the ring. A subscriber whose cursor
-// was on them finds out when it looks.
-func (h *Hub) evict(now time.Time) {
-	n := 0
-	for n < len(h.frames)-1 && (len(h.frames)-n > h.cfg.RingLen || h.bytes > h.cfg.RingBytes || now.Sub(h.frames[n].at) > h.cfg.RingAge) {
-		h.bytes -= len(h.frames[n].wire)
-		h.from = h.frames[n].pos
-		n++
-	}
-	h.frames = h.frames[n:] // append moves the rest to a new array in time
+	h.ring.Store(before.with(added, recs[len(recs)-1].Position, &h.cfg, now))
+	h.wake()
 }
 
 // Reset empties the ring and tells every subscriber to refetch, spread over
 // Config.ResetSpread: what follows comes after position at.
 func (h *Hub) Reset(reason string, at event.Position) {
-	defer h.readyOnce.Do(func() { close(h.ready) })
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.frames, h.bytes = nil, 0
-	h.from, h.head = at, at
-	for s := range h.subs {
-		s.reset, s.due = reason, time.Now().Add(rand.N(max(h.cfg.ResetSpread, 1)))
-		s.signal()
+	next := &ring{from: at, head: at, reason: reason}
+	if r := h.ring.Load(); r != nil {
+		next.life = r.life + 1
+	}
+	h.ring.Store(next)
+	h.wake()
+}
+
+func (h *Hub) wake() {
+	for _, sh := range h.shards {
+		sh.signal()
 	}
 }
 
-// Subscribers returns how many streams are open.
-func (h *Hub) Subscribers() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.subs)
+// maxLive is how many messages without a position may wait in a shard.
+const maxLive = 1024
+
+// Live sends data to who listens to channel now: without an id, and without
+// replay to those who are away or behind.
+func (h *Hub) Live(channel string, data []byte) {
+	f := newLiveFrame(channel, data, time.Now())
+	for _, sh := range h.shards {
+		sh.post(func(in *inbox) {
+			if len(in.live) < maxLive {
+				in.live = append(in.live, f)
+			} else {
+				h.metrics.dropped.Add(1)
+			}
+		})
+	}
 }
 
-// Channels returns how many channels somebody listens to.
-func (h *Hub) Channels() int {
+// EndSession closes the streams of a session, which are told so.
+func (h *Hub) EndSession(session string) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.topics)
+	n := h.sessions[session]
+	h.mu.Unlock()
+	if n == 0 {
+		return
+	}
+	for _, sh := range h.shards {
+		sh.post(func(in *inbox) { in.sessions = append(in.sessions, session) })
+	}
 }
 
-// Position returns the newest position, zero before the first.
-func (h *Hub) Position() event.Position {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.head
+// drain asks every subscriber to go away, and who comes later, too.
+func (h *Hub) drain() {
+	h.draining.Store(true)
+	h.wake()
 }
 
-// join adds a subscriber whose cursor is after pos, or at the head when pos is
-// nil. It returns nil when there are too many.
-func (h *Hub) join(channels []string, all bool, addr string, pos *event.Position) *subscriber {
-	s := &subscriber{channels: make(map[string]struct{}, len(channels)), all: all, addr: addr, wake: make(chan struct{}, 1)}
-	for _, ch := range channels {
-		s.channels[ch] = struct{}{}
-	}
+// Pauses that clients are asked for: different ones, so that they do not come
+// back all at once.
+func (h *Hub) drainRetry() time.Duration {
+	return 500*time.Millisecond + rand.N(max(h.cfg.DrainSpread, 1))
+}
+func (h *Hub) resetDelay() time.Duration { return rand.N(max(h.cfg.ResetSpread, 1)) }
+func unavailableRetry() time.Duration    { return 2*time.Second + rand.N(5*time.Second) }
+func overloadRetry() time.Duration       { return 15*time.Second + rand.N(30*time.Second) }
+
+// admit counts a subscriber, unless there are too many already.
+func (h *Hub) admit(s *subscriber) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.subs) >= h.cfg.MaxSubscribers || h.cfg.MaxPerAddress > 0 && h.byAddrs[addr] >= h.cfg.MaxPerAddress {
-		return nil
+	if h.open >= h.cfg.MaxSubscribers ||
+		s.addr != "" && h.addrs[s.addr] >= h.cfg.MaxPerAddress ||
+		s.session != "" && h.sessions[s.session] >= h.cfg.MaxPerSession {
+		return false
 	}
-	h.subs[s] = struct{}{}
-	h.byAddrs[addr]++
-	if all {
-		h.all[s] = struct{}{}
-	}
-	for ch := range s.channels {
-		if h.topics[ch] == nil {
-			h.topics[ch] = map[*subscriber]struct{}{}
-		}
-		h.topics[ch][s] = struct{}{}
-	}
-	if pos == nil {
-		s.pos = h.head
-	} else {
-		// Ahead of the ring: this node lags, or the position is none of the log. The log knows.
-		h.seek(s, *pos)
-		s.behind = s.behind || pos.Compare(h.head) > 0
-	}
-	return s
+	h.open++
+	addTo(h.addrs, s.addr, 1)
+	addTo(h.sessions, s.session, 1)
+	return true
 }
 
-// seek sets the cursor of s after pos. A position ahead of the ring waits there.
-func (h *Hub) seek(s *subscriber, pos event.Position) {
-	s.pos = pos
-	s.behind = pos.Compare(h.from) < 0
-	s.pending = !s.behind && pos.Compare(h.head) < 0
-}
-
-// leave is the other half of join.
-func (h *Hub) leave(s *subscriber) {
+// release is the other half of admit.
+func (h *Hub) release(s *subscriber) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.subs, s)
-	delete(h.all, s)
-	for ch := range s.channels {
-		if delete(h.topics[ch], s); len(h.topics[ch]) == 0 {
-			delete(h.topics, ch)
-		}
-	}
-	if len(h.subs) == 0 {
+	h.open--
+	addTo(h.addrs, s.addr, -1)
+	addTo(h.sessions, s.session, -1)
+	if h.open == 0 {
 		select {
 		case h.empty <- struct{}{}:
 		default:
 		}
 	}
-	if h.byAddrs[s.addr]--; h.byAddrs[s.addr] == 0 {
-		delete(h.byAddrs, s.addr)
-	}
 }
 
-// batch is what a stream does next: the first of its cases that is set.
-type batch struct {
-	hold   time.Duration // wait so long before a reset is told
-	reset  string        // tell a reset to position at
-	behind bool          // ask the log for what follows at
-	frames []*frame      // write these; merged when merge is set
-	merge  bool
-	more   bool // cut at maxBatch: what follows frames waits already, and nobody will wake for it
-
-	at   event.Position // where the cursor stands, or stood before frames
-	head event.Position // newest position of the hub
-}
-
-// maxBatch is how many bytes of frames are written at a time.
-const maxBatch = 32 << 10
-
-// take moves the cursor of s over what it returns. buf is used for the frames.
-func (h *Hub) take(s *subscriber, buf []*frame) batch {
-	h.mu.Lock()
-	b := batch{at: s.pos, head: h.head}
-	switch {
-	case s.reset != "":
-		defer h.mu.Unlock()
-		if b.hold = time.Until(s.due); b.hold > 0 {
-			return b
-		}
-		b.reset, b.at, b.hold = s.reset, h.head, 0
-		s.reset, s.pending, s.behind, s.pos = "", false, false, h.head
-		return b
-	case s.behind:
-		h.mu.Unlock()
-		b.behind = true
-		return b
-	case !s.pending:
-		h.mu.Unlock()
-		return b
-	case s.pos.Compare(h.from) < 0: // fell off the ring
-		s.behind, s.pending = true, false
-		h.mu.Unlock()
-		b.behind = true
-		return b
-	}
-	ring := h.frames[sort.Search(len(h.frames), func(i int) bool { return h.frames[i].pos.Compare(s.pos) > 0 }):]
-	s.pending, s.pos = false, h.head
-	h.mu.Unlock()
-
-	b.frames = buf[:0]
-	for _, f := range ring {
-		if f.wants(s.channels, s.all) {
-			b.frames = append(b.frames, f)
-		}
-	}
-	if b.merge = len(b.frames) > h.cfg.MergeOver; b.merge {
-		return b
-	}
-	size := 0
-	for i, f := range b.frames {
-		if size += len(f.wire); size > maxBatch && i > 0 {
-			h.advance(s, b.frames[i-1].pos) // back to where this batch ends
-			clear(b.frames[i:])
-			b.frames, b.more = b.frames[:i], true
-			break
-		}
-	}
-	return b
-}
-
-// advance sets the cursor of s to pos, up to which it was served, and reports
-// whether the ring reaches back to there.
-func (h *Hub) advance(s *subscriber, pos event.Position) bool {
+// listened notes that a view with these channels came, or went.
+func (h *Hub) listened(names []string, by int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.reset != "" {
-		return true
+	for _, name := range names {
+		addTo(h.names, name, by)
 	}
-	h.seek(s, pos)
-	return !s.behind
 }
 
-// mustReset makes the next take tell s to reset.
-func (h *Hub) mustReset(s *subscriber, reason string) {
+// addTo adds by to a count, which is forgotten when it is zero. An empty key
+// is not counted.
+func addTo(counts map[string]int, key string, by int) {
+	if key == "" {
+		return
+	}
+	if counts[key] += by; counts[key] == 0 {
+		delete(counts, key)
+	}
+}
+
+// shard returns the one that gets the next subscriber.
+func (h *Hub) shard() *shard { return h.shards[h.turn.Add(1)%uint32(len(h.shards))] }
+
+// Subscribers returns how many streams are open.
+func (h *Hub) Subscribers() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.reset == "" {
-		s.reset, s.due = reason, time.Time{}
+	return h.open
+}
+
+// Channels returns how many channels somebody listens to by name.
+func (h *Hub) Channels() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.names)
+}
+
+// Position returns the newest position, zero before the first.
+func (h *Hub) Position() event.Position {
+	if r := h.ring.Load(); r != nil {
+		return r.head
 	}
+	return event.Position{}
+}
+
+// Stats are what a hub counts. The counters begin with the process.
+type Stats struct {
+	Subscribers, Channels, Blocked                               int
+	Deliveries, Bytes, Merged, Stalled, Replays, Resets, Goaways uint64
+	Position                                                     event.Position
+}
+
+// Stats returns the counts of now.
+func (h *Hub) Stats() Stats {
+	m := h.metrics
+	return Stats{Subscribers: h.Subscribers(), Channels: h.Channels(), Blocked: int(m.blocked.Load()),
+		Deliveries: m.deliveries.Load(), Bytes: m.bytes.Load(), Merged: m.merged.Load(), Stalled: m.stalled.Load(),
+		Replays: m.replays.Load(), Resets: m.resetAll.Load(), Goaways: m.goneAway.Load(), Position: h.Position()}
+}
+
+// Delivery tells how many more streams a change was written to.
+type Delivery struct {
+	Position event.Position
+	IDs      []string // of the events that the change stands for
+	Streams  int
+}
+
+// Delivered returns what was delivered since the last call, of changes that
+// the ring still holds. One goroutine calls it. Merged changes and an
+// application's own news are not counted.
+func (h *Hub) Delivered() []Delivery {
+	r := h.ring.Load()
+	if r == nil {
+		return nil
+	}
+	var all []Delivery
+	for _, f := range r.frames {
+		n := f.streams.Load()
+		if n == f.reported {
+			continue
+		}
+		if c, ok := f.change(); ok {
+			ids := c.IDs
+			if len(ids) == 0 {
+				ids = []string{c.ID}
+			}
+			all = append(all, Delivery{Position: f.pos, IDs: ids, Streams: int(n - f.reported)})
+		}
+		f.reported = n
+	}
+	return all
 }

@@ -159,57 +159,99 @@ func (m *memory) messages(t testing.TB) []Message {
 	return got
 }
 
-// client is a stream that the test steps by hand, over several connections.
+// wire is a socket with as much room as the test gives it.
+type wire struct {
+	room int // bytes that it takes; less than zero: any
+	buf  bytes.Buffer
+	over bool
+}
+
+func (w *wire) watch(*shard, *subscriber) error { return nil }
+func (w *wire) ready()                          {}
+func (w *wire) end(b []byte)                    { w.write(b); w.over = true }
+func (w *wire) write(b []byte) (int, error) {
+	if w.room >= 0 {
+		b = b[:min(len(b), w.room)]
+		w.room -= len(b)
+	}
+	return w.buf.Write(b)
+}
+
+// client is a subscriber whose shard the test steps by hand, over several connections.
 type client struct {
 	h        *Handler
+	sh       *shard
 	channels []string
-	st       *stream
-	conn     *memory
+	sub      *subscriber
+	conn     *wire
 	got      []Message
 }
 
 func newClient(h *Handler, channels ...string) *client {
-	return &client{h: h, channels: channels}
+	h.hub.shards = h.hub.shards[:1]
+	h.hub.shards[0].running = true // by the test
+	return &client{h: h, sh: h.hub.shards[0], channels: channels}
 }
 
 // connect opens a stream where the client stands.
 func (c *client) connect() {
-	c.conn = &memory{header: http.Header{}}
-	c.st = &stream{h: c.h, w: c.conn, rc: http.NewResponseController(c.conn)}
-	var pos *event.Position
+	c.conn = &wire{room: -1}
+	c.sub = &subscriber{key: viewOf(slices.Clone(c.channels), false), sock: c.conn, behind: &backlog{fresh: true}}
 	for _, m := range slices.Backward(c.got) {
 		if m.ID != "" {
-			p, _ := event.ParsePosition(m.ID)
-			pos = &p
+			c.sub.behind.pos, _ = event.ParsePosition(m.ID)
+			c.sub.behind.fresh = false
 			break
 		}
 	}
-	c.st.sub = c.h.hub.join(c.channels, false, "", pos)
+	if !c.h.hub.admit(c.sub) {
+		panic("too many clients")
+	}
+	c.sh.accept(c.sub)
 }
 
 // cut ends the connection after n of the bytes that were written.
-func (c *client) cut(t testing.TB, n int) {
-	if c.st == nil {
+func (c *client) cut(n int) {
+	if c.sub == nil {
 		return
 	}
-	c.h.hub.leave(c.st.sub)
+	c.tell(hungUp)
+	settle(c.sh)
 	c.conn.buf.Truncate(min(n, c.conn.buf.Len()))
-	c.got = append(c.got, c.conn.messages(t)...)
-	c.st, c.conn = nil, nil
+	got, _, _ := specParse(c.conn.buf.String())
+	c.got = append(c.got, got...)
+	c.sub, c.conn = nil, nil
 }
 
-// drain lets the stream write all it has.
+func (c *client) tell(what happening) {
+	c.sh.post(func(in *inbox) { in.signals = append(in.signals, signal{sub: c.sub, what: what}) })
+}
+
+// give makes room for n more bytes, or any number when n is less than zero.
+func (c *client) give(n int) {
+	c.conn.room = n
+	c.tell(writable)
+}
+
+// drain lets the shard write all that there is for this client.
 func (c *client) drain(t testing.TB) {
-	for range 1_000_000 {
-		hold, more, err := c.st.step(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !more && hold <= 0 {
+	c.give(-1)
+	for range 100_000 {
+		settle(c.sh)
+		if c.sub.closed || c.sub.behind == nil && len(c.sh.in.joins) == 0 {
 			return
 		}
 	}
 	t.Fatal("the stream never comes to rest")
+}
+
+// settle is a pass, and another one once the log has answered.
+func settle(sh *shard) {
+	sh.pass()
+	for sh.reader.busy {
+		<-sh.wake
+		sh.pass()
+	}
 }
 
 func testHandler(t testing.TB, l *list, cfg Config) *Handler {
@@ -220,14 +262,14 @@ func testHandler(t testing.TB, l *list, cfg Config) *Handler {
 	hub.Reset("history_lost", at(0))
 	h := NewHandler(hub, nil, testkit.Logger(t), cfg)
 	if l != nil {
-		h.history = l.history
+		hub.history = l.history
 	}
 	return h
 }
 
 // model runs random broadcasts, steps, cuts and resets against the naive list.
 // sabotage is called before each step, to break the hub on purpose.
-func model(t *rapid.T, tb testing.TB, sabotage func(*Handler, *client)) error {
+func model(t *rapid.T, tb testing.TB, sabotage func(*Handler, []*client)) error {
 	l := &list{}
 	cfg := Config{RingLen: rapid.IntRange(1, 8).Draw(t, "ring"), MergeOver: rapid.IntRange(1, 6).Draw(t, "merge"), MaxReplay: rapid.IntRange(5, 500).Draw(t, "replay")}
 	h := testHandler(tb, l, cfg)
@@ -246,21 +288,22 @@ func model(t *rapid.T, tb testing.TB, sabotage func(*Handler, *client)) error {
 			h.hub.Broadcast(recs)
 		},
 		"connect": func(t *rapid.T) {
-			if c := one(); c.st == nil {
+			if c := one(); c.sub == nil {
 				c.connect()
 			}
 		},
-		"step": func(t *rapid.T) {
-			if c := one(); c.st != nil {
-				sabotage(h, c)
-				if _, _, err := c.st.step(tb.Context()); err != nil {
-					t.Fatal(err)
-				}
+		"pass": func(t *rapid.T) {
+			sabotage(h, clients)
+			settle(clients[0].sh)
+		},
+		"room": func(t *rapid.T) {
+			if c := one(); c.sub != nil {
+				c.give(rapid.SampledFrom([]int{-1, 0, 1, 20, 100, 400}).Draw(t, "bytes"))
 			}
 		},
 		"cut": func(t *rapid.T) {
-			if c := one(); c.st != nil {
-				c.cut(tb, rapid.IntRange(0, c.conn.buf.Len()).Draw(t, "after"))
+			if c := one(); c.sub != nil {
+				c.cut(rapid.IntRange(0, c.conn.buf.Len()).Draw(t, "after"))
 			}
 		},
 		"trim": func(t *rapid.T) {
@@ -278,17 +321,17 @@ func model(t *rapid.T, tb testing.TB, sabotage func(*Handler, *client)) error {
 		"": func(*rapid.T) {},
 	})
 	for _, c := range clients {
-		if c.st == nil {
+		if c.sub == nil {
 			c.connect()
 		}
-		sabotage(h, c)
+		sabotage(h, clients)
 		c.drain(tb)
-		c.cut(tb, 1<<30)
+		c.cut(1 << 30)
 		if err := l.checkPromise(c.got, c.channels...); err != nil {
 			return fmt.Errorf("client of %v: %w", c.channels, err)
 		}
 	}
-	if n := h.hub.Subscribers(); n != 0 || h.hub.Channels() != 0 || len(h.hub.byAddrs) != 0 {
+	if n := h.hub.Subscribers(); n != 0 || h.hub.Channels() != 0 || len(h.hub.addrs) != 0 {
 		return fmt.Errorf("%d subscribers, %d channels left behind", n, h.hub.Channels())
 	}
 	return nil
@@ -296,7 +339,7 @@ func model(t *rapid.T, tb testing.TB, sabotage func(*Handler, *client)) error {
 
 func TestHubTellsEverySubscriberOfEveryChangeOrToReset(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		if err := model(rt, t, func(*Handler, *client) {}); err != nil {
+		if err := model(rt, t, func(*Handler, []*client) {}); err != nil {
 			rt.Fatal(err)
 		}
 	})
@@ -304,26 +347,52 @@ func TestHubTellsEverySubscriberOfEveryChangeOrToReset(t *testing.T) {
 
 // The checker itself: a hub or a history that is broken on purpose must be caught.
 func TestCheckerCatchesBrokenHubs(t *testing.T) {
-	for name, sabotage := range map[string]func(*Handler, *client){
-		"drops what a slow reader missed": func(h *Handler, c *client) {
-			if c.st.sub.pending && c.st.opened {
-				h.hub.advance(c.st.sub, h.hub.Position())
+	var broken *Handler
+	each := func(clients []*client, do func(*client, *subscriber, *backlog)) {
+		for _, c := range clients {
+			if c.sub != nil && c.sub.view != nil && c.sub.behind != nil {
+				do(c, c.sub, c.sub.behind)
 			}
-		},
-		"ignores trimming": func(h *Handler, c *client) {
-			honest := h.history
-			h.history = func(ctx context.Context, after event.Position, limit int) ([]event.Record, bool, error) {
-				recs, whole, err := honest(ctx, after, limit)
-				if !whole {
-					return nil, true, err
+		}
+	}
+	for name, sabotage := range map[string]func(*Handler, []*client){
+		"drops what a slow reader missed": func(h *Handler, clients []*client) {
+			each(clients, func(c *client, s *subscriber, b *backlog) {
+				if s.opened && len(b.rest) == 0 {
+					b.pos = h.hub.Position()
 				}
-				return recs, true, err
-			}
-			c.st.sub.reset = ""
+			})
 		},
-		"writes one frame twice": func(h *Handler, c *client) {
-			if p := c.st.sub.pos; p.Ms > 2 && c.st.opened && !c.st.sub.behind {
-				h.hub.advance(c.st.sub, at(p.Ms-2))
+		"ignores trimming": func(h *Handler, clients []*client) {
+			if broken == h {
+				return
+			}
+			broken = h
+			honest := h.hub.history
+			h.hub.history = func(ctx context.Context, after event.Position, limit int) ([]event.Record, bool, error) {
+				recs, whole, err := honest(ctx, after, limit)
+				for n := 0; !whole && n < 3000; n++ {
+					after.Ms++
+					recs, whole, err = honest(ctx, after, limit)
+				}
+				return recs, whole, err
+			}
+		},
+		"writes one frame twice": func(h *Handler, clients []*client) {
+			each(clients, func(c *client, s *subscriber, b *backlog) {
+				if b.pos.Ms > 2 && s.opened {
+					b.pos.Ms -= 2
+				}
+			})
+		},
+		"forgets the rest of a frame": func(h *Handler, clients []*client) {
+			each(clients, func(c *client, s *subscriber, b *backlog) { b.rest = nil })
+		},
+		"begins at the head whatever the client had": func(h *Handler, clients []*client) {
+			for _, c := range clients {
+				if c.sub != nil && c.sub.view == nil {
+					c.sub.behind.fresh = true
+				}
 			}
 		},
 	} {
@@ -353,6 +422,7 @@ func TestSlowSubscriberGetsWhatItMissedAsOneChange(t *testing.T) {
 	quick.connect()
 	slow.drain(t)
 	quick.drain(t)
+	slow.give(0)
 	for ms := uint64(1); ms <= 20; ms++ {
 		r := change(ms, "posts", fmt.Sprint("post:", ms))
 		l.add(r)
@@ -360,8 +430,8 @@ func TestSlowSubscriberGetsWhatItMissedAsOneChange(t *testing.T) {
 		quick.drain(t)
 	}
 	slow.drain(t)
-	slow.cut(t, 1<<30)
-	quick.cut(t, 1<<30)
+	slow.cut(1 << 30)
+	quick.cut(1 << 30)
 	for _, c := range []*client{slow, quick} {
 		if err := l.checkPromise(c.got, "posts"); err != nil {
 			t.Error(err)
@@ -386,16 +456,20 @@ func TestSlowSubscriberGetsWhatItMissedAsOneChange(t *testing.T) {
 }
 
 func TestChangeForEverybodyReachesEverybody(t *testing.T) {
-	hub := NewHub(testkit.Logger(t), Config{})
-	hub.Reset("", at(1))
-	live := hub.join([]string{"posts"}, false, "a", nil)
-	hub.Broadcast([]event.Record{change(2, "pages"), change(3, "*"), change(4, "pages")})
-	old := at(1)
-	late := hub.join([]string{"posts"}, false, "a", &old)
-	for name, sub := range map[string]*subscriber{"live": live, "replay": late} {
-		b := hub.take(sub, nil)
-		if len(b.frames) != 1 || b.frames[0].pos != at(3) {
-			t.Errorf("%s: a subscriber of posts takes %d frames, want the one for everybody alone", name, len(b.frames))
+	h := testHandler(t, nil, Config{})
+	h.hub.Reset("", at(1))
+	live, late := newClient(h, "posts"), newClient(h, "posts")
+	live.connect()
+	live.drain(t)
+	h.hub.Broadcast([]event.Record{change(2, "pages"), change(3, "*"), change(4, "pages")})
+	settle(live.sh)
+	late.got = []Message{{ID: "1-0", Name: "ready"}}
+	late.connect()
+	late.drain(t)
+	for name, c := range map[string]*client{"live": live, "replay": late} {
+		c.cut(1 << 30)
+		if last := c.got[len(c.got)-1]; last.ID != "3-0" || c.got[len(c.got)-2].Name != "ready" {
+			t.Errorf("%s: a subscriber of posts gets %q, want ready and the change for everybody alone", name, c.got)
 		}
 	}
 }
@@ -407,9 +481,11 @@ func TestMergedChangeOfDifferentTypesSaysSo(t *testing.T) {
 	c.drain(t)
 	page := strings.Replace(string(change(2, "a").Data), `"type":"post"`, `"type":"page"`, 1)
 	page = strings.Replace(page, `"action":"update"`, `"action":"delete"`, 1)
+	c.give(0)
 	h.hub.Broadcast([]event.Record{change(1, "a"), record(2, page, "a")})
+	settle(c.sh) // it falls behind
 	c.drain(t)
-	c.cut(t, 1<<30)
+	c.cut(1 << 30)
 	var got event.Change
 	if err := json.Unmarshal([]byte(c.got[1].Data), &got); err != nil {
 		t.Fatal(err)
@@ -424,9 +500,11 @@ func TestNewsOfAnApplicationIsNeverMerged(t *testing.T) {
 	c := newClient(h, "a")
 	c.connect()
 	c.drain(t)
+	c.give(0)
 	h.hub.Broadcast([]event.Record{change(1, "a"), change(2, "a"), record(3, `{"id":"x","event":"order.paid","total":5}`, "a"), change(4, "a"), change(5, "a")})
+	settle(c.sh) // it falls behind
 	c.drain(t)
-	c.cut(t, 1<<30)
+	c.cut(1 << 30)
 	if len(c.got) != 4 || c.got[1].ID != "2-0" || c.got[2].Data != `{"id":"x","event":"order.paid","total":5}` || c.got[3].ID != "5-0" {
 		t.Errorf("got %q, want ready, a merged change, the news, a merged change", c.got)
 	}
@@ -438,12 +516,14 @@ func TestOneChangeBetweenNewsKeepsItsFields(t *testing.T) {
 	c.connect()
 	c.drain(t)
 	single := strings.Replace(string(change(2, "a", "b").Data), `"tags"`, `"fields":{"title":"New"},"tags"`, 1)
+	c.give(0)
 	h.hub.Broadcast([]event.Record{record(1, `{"id":"x"}`, "a"), record(2, single, "a", "b"), record(3, `{"id":"y"}`, "a")})
-	if _, isChange := h.hub.frames[1].change(); !isChange {
+	if _, isChange := h.hub.ring.Load().frames[1].change(); !isChange {
 		t.Fatalf("%s is no change", single)
 	}
+	settle(c.sh) // it falls behind
 	c.drain(t)
-	c.cut(t, 1<<30)
+	c.cut(1 << 30)
 	if len(c.got) != 4 || c.got[2].ID != "2-0" || c.got[2].Data != single {
 		t.Errorf("got %q, want the change between the news as it is: %s", c.got, single)
 	}
@@ -453,13 +533,15 @@ func TestTooMuchToMergeIsAReset(t *testing.T) {
 	l := &list{}
 	h := testHandler(t, l, Config{MergeOver: 5})
 	c := newClient(h, "a")
-	c.connect()
+	c.got = []Message{{ID: "0-0", Name: "ready"}}
 	for ms := uint64(1); ms <= maxMergedNames+2; ms++ {
 		l.add(change(ms, "a"))
 	}
 	h.hub.Broadcast(l.recs)
+	c.connect()
 	c.drain(t)
-	c.cut(t, 1<<30)
+	c.cut(1 << 30)
+	c.got = c.got[1:]
 	if len(c.got) != 2 || c.got[0].Name != "reset" || c.got[1].Name != "ready" || c.got[0].ID != c.got[1].ID {
 		t.Errorf("got %.200q, want a reset and ready at one position", c.got)
 	}
@@ -473,13 +555,17 @@ func TestResumeOfAPositionAheadWaitsForALaggingNode(t *testing.T) {
 	c := newClient(h, "a")
 	c.got = []Message{{ID: "2-0", Name: "ready"}} // another node had it
 	c.connect()
-	c.drain(t) // the log has 3 already
+	settle(c.sh) // the log has 3 already
+	settle(c.sh)
+	if c.sub.behind == nil || !c.sub.opened {
+		t.Error("a position ahead of the ring does not wait for it")
+	}
 	h.hub.Broadcast(l.recs[1:])
 	c.drain(t)
 	l.add(change(4, "a"))
 	h.hub.Broadcast(l.recs[3:])
 	c.drain(t)
-	c.cut(t, 1<<30)
+	c.cut(1 << 30)
 	if err := l.checkPromise(c.got, "a"); err != nil {
 		t.Error(err)
 	}
@@ -493,16 +579,16 @@ func TestRingIsBoundedByCountBytesAndAge(t *testing.T) {
 	for ms := uint64(1); ms <= 50; ms++ {
 		hub.Broadcast([]event.Record{change(ms, "a")})
 	}
-	if len(hub.frames) != 5 || hub.from != at(45) || hub.head != at(50) {
-		t.Errorf("ring of %d frames after %v to %v, want 5 after 45-0 to 50-0", len(hub.frames), hub.from, hub.head)
+	if r := hub.ring.Load(); len(r.frames) != 5 || r.from != at(45) || r.head != at(50) {
+		t.Errorf("ring of %d frames after %v to %v, want 5 after 45-0 to 50-0", len(r.frames), r.from, r.head)
 	}
-	hub.cfg.RingBytes = 2 * len(hub.frames[0].wire)
+	hub.cfg.RingBytes = 2 * len(hub.ring.Load().frames[0].wire)
 	hub.Broadcast([]event.Record{change(51, "a")})
-	if len(hub.frames) != 2 {
-		t.Errorf("ring of %d frames, want the 2 that fit", len(hub.frames))
+	r := hub.ring.Load()
+	if len(r.frames) != 2 {
+		t.Errorf("ring of %d frames, want the 2 that fit", len(r.frames))
 	}
-	hub.evict(time.Now().Add(2 * time.Hour))
-	if len(hub.frames) != 1 || hub.bytes != len(hub.frames[0].wire) {
-		t.Errorf("ring of %d frames and %d bytes, want the newest only", len(hub.frames), hub.bytes)
+	if r = r.with(nil, r.head, &hub.cfg, time.Now().Add(2*time.Hour)); len(r.frames) != 1 || r.bytes != len(r.frames[0].wire) {
+		t.Errorf("ring of %d frames and %d bytes, want the newest only", len(r.frames), r.bytes)
 	}
 }

@@ -39,13 +39,13 @@ func (f *frame) change() (c event.Change, ok bool) {
 // of one as it is, with its fields. Of
 // the channels it names only those that the subscriber listens to. ok is false
 // when the result would be too large.
-func appendMerged(dst []byte, frames []*frame, s *subscriber) (out []byte, ok bool) {
+func appendMerged(dst []byte, frames []*frame, v *view) (out []byte, ok bool) {
 	var m merger
 	start := len(dst)
 	for _, f := range frames {
 		c, isChange := f.change()
 		if isChange {
-			m.add(f, c, s)
+			m.add(f, c, v)
 			continue
 		}
 		dst = append(m.flush(dst), f.wire...)
@@ -69,7 +69,7 @@ type merger struct {
 	tooMany  bool
 }
 
-func (m *merger) add(f *frame, c event.Change, s *subscriber) {
+func (m *merger) add(f *frame, c event.Change, v *view) {
 	ids := c.IDs
 	if len(ids) == 0 {
 		ids = []string{c.ID}
@@ -96,7 +96,7 @@ func (m *merger) add(f *frame, c event.Change, s *subscriber) {
 	m.tags.add(c.Tags)
 	m.paths.add(c.Paths)
 	for _, ch := range f.channels {
-		if _, listens := s.channels[ch]; listens || s.all || ch == event.Everybody {
+		if v.listens(ch) || ch == event.Everybody {
 			m.channels.add([]string{ch})
 		}
 	}

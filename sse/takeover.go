@@ -1,0 +1,37 @@
+package sse
+
+import (
+	"bytes"
+	"net/http"
+	"time"
+)
+
+// takeOver takes a connection of HTTP/1.1 from net/http, with all that it
+// would hold for it, and joins s on it. It returns false where that cannot be.
+func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, s *subscriber) bool {
+	if h.cfg.Mode == "plain" || r.ProtoMajor != 1 {
+		return false
+	}
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return false
+	}
+	_ = conn.SetDeadline(time.Time{}) // else the first write fails
+
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 200 OK\r\n")
+	w.Header().Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	_ = w.Header().Write(&head) // to memory
+	head.WriteString("\r\n")
+	head.Write(s.behind.rest)
+	s.behind.rest = bytes.Clone(head.Bytes())
+
+	sh := h.hub.shard()
+	if sock := newSocket(conn, h.cfg.Heartbeat); sock != nil && !h.portable {
+		s.sock = sock
+	} else {
+		pumpConn(conn, sh, s, h.cfg.WriteTimeout)
+	}
+	sh.accept(s)
+	return true
+}
