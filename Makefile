@@ -39,11 +39,12 @@ race: deps ## the race run of the cache, 20 s a design, and its broken variants
 e2e: deps ## the whole program from outside: processes, kills, a browser
 	$(GO) test -v -count=1 -timeout $(TIMEOUT) ./e2e
 
-torture: deps ## long runs: edits and kills, 100,000 deliveries through 20 kill -9, a Redis that hangs
+torture: deps ## long runs: edits and kills, 100,000 deliveries through 20 kill -9, a Redis that hangs, streams
 	FRESHWIRE_TORTURE_SECONDS=20 $(GO) test -v -count=1 -timeout 30m -run 'TestPromiseHolds' ./e2e
 	FRESHWIRE_TORTURE_DELIVERIES=100000 FRESHWIRE_TORTURE_KILLS=20 FRESHWIRE_TORTURE_FROZEN=10 \
 		$(GO) test -v -count=1 -timeout 30m -run 'TestNothingAcknowledgedIsLostWhenRedisForgets|TestWebhooksAreAcknowledgedWhileRedisHangs' ./e2e
 	FRESHWIRE_TORTURE_SEEDS=3000 $(GO) test -count=1 -timeout 30m ./journal
+	FRESHWIRE_TORTURE_STREAM=1 FRESHWIRE_TORTURE_SOAK=10m $(GO) test -v -count=1 -parallel 1 -timeout 60m -run 'TestStream' ./e2e
 
 bench: deps ## benchmarks, each beside its reference
 	$(GO) run ./bench/read
