@@ -81,7 +81,7 @@ func (v *viewing) list(ctx context.Context, scopes []string) error {
 	s := v.store
 	now := fmt.Sprint("(", s.now().wall.UnixMilli())
 	room := maxListed
-	for batch := range slices.Chunk(scopes, unlinkCount) {
+	for batch := range slices.Chunk(scopes, readCount) {
 		pipe := s.rdb.Pipeline()
 		counts := make([][]*redis.IntCmd, len(batch))
 		for i, scope := range batch {
@@ -137,7 +137,7 @@ func (v *viewing) existing(ctx context.Context, scope, after string, most int) (
 // existing returns those of keys that have an entry, void or not.
 func (s *Store) existing(ctx context.Context, keys []string) ([]string, error) {
 	var out []string
-	for batch := range slices.Chunk(keys, unlinkCount) {
+	for batch := range slices.Chunk(keys, readCount) {
 		pipe := s.rdb.Pipeline()
 		there := make([]*redis.IntCmd, len(batch))
 		for i, key := range batch {

@@ -12,12 +12,9 @@ import (
 )
 
 const (
-	scanCount    = 1000                  // names a SCAN looks at: about 0.7 ms of the server's time
-	popCount     = 160                   // members taken from an index at once, over all of its shards
-	unlinkCount  = 40                    // entries compared and unlinked in one pipeline: the server runs it in one go, below 1 ms on a slow machine, too
-	maxHeld      = 100_000               // fresh members held until they are put back
-	batchTimeout = 10 * time.Second      // of one batch, which is finished even when the caller leaves
-	maxPause     = 50 * time.Millisecond // between two batches
+	scanCount    = 1000             // names a SCAN looks at: about 0.7 ms of the server's time
+	maxHeld      = 100_000          // fresh members held until they are put back
+	batchTimeout = 10 * time.Second // of one batch, which is finished even when the caller leaves
 )
 
 //go:embed reclaim_unlink.lua
@@ -38,7 +35,7 @@ func (r *reclaimer) reclaim(ctx context.Context, scope string, m Mark) (entries 
 	case strings.HasPrefix(scope, globScope):
 		entries, err = r.glob(ctx, scope[len(globScope):], m)
 	case indexed(scope):
-		entries, err = r.drain(ctx, r.names.shards(scope), m)
+		entries, err = r.drain(ctx, newGait(), r.names.shards(scope), m)
 	}
 	if err != nil {
 		err = fmt.Errorf("reclaiming %q: %w", scope, err)
@@ -46,13 +43,13 @@ func (r *reclaimer) reclaim(ctx context.Context, scope string, m Mark) (entries 
 	return entries, err
 }
 
-// keys deletes the entries of exact keys, all in one pipeline.
+// keys deletes the entries of exact keys.
 func (r *reclaimer) keys(ctx context.Context, scopes []string, m Mark) (int, error) {
 	entries := make([]string, len(scopes))
 	for i, scope := range scopes {
 		entries[i] = r.names.entry(strings.TrimPrefix(scope, keyScope))
 	}
-	return r.unlinkAll(ctx, entries, m)
+	return r.unlinkAll(ctx, newGait(), entries, m)
 }
 
 // glob looks at every name once: SCAN finds at least those that match, and
@@ -60,7 +57,7 @@ func (r *reclaimer) keys(ctx context.Context, scopes []string, m Mark) (int, err
 // another base is left to expire.
 func (r *reclaimer) glob(ctx context.Context, pattern string, m Mark) (int, error) {
 	var entries atomic.Int64
-	err := scanMasters(ctx, r.rdb, scanPattern(r.names.entryPrefix(), pattern+"*", "}", esc), func(ctx context.Context, page []string) error {
+	err := scanGently(ctx, r.rdb, scanPattern(r.names.entryPrefix(), pattern+"*", "}", esc), func(ctx context.Context, g *gait, page []string) error {
 		var void []string
 		for _, name := range page {
 			key, ok := r.names.entryKey(name)
@@ -68,7 +65,7 @@ func (r *reclaimer) glob(ctx context.Context, pattern string, m Mark) (int, erro
 				void = append(void, name)
 			}
 		}
-		n, err := r.unlinkAll(ctx, void, m)
+		n, err := r.unlinkAll(ctx, g, void, m)
 		entries.Add(int64(n))
 		return err
 	})
@@ -82,8 +79,8 @@ func (r *reclaimer) all(ctx context.Context, m Mark) (int, error) {
 		return entries, err
 	}
 	var more atomic.Int64
-	err = scanMasters(ctx, r.rdb, r.names.indexPattern(), func(ctx context.Context, shards []string) error {
-		n, err := r.drain(ctx, shards, m)
+	err = scanGently(ctx, r.rdb, r.names.indexPattern(), func(ctx context.Context, g *gait, shards []string) error {
+		n, err := r.drain(ctx, g, shards, m)
 		more.Add(int64(n))
 		return err
 	})
@@ -106,20 +103,20 @@ type member struct {
 //
 // If 2 comes before 1, putting it back is what keeps it. A crash between loses
 // members: their entries are void or expire, purges do not need the index.
-func (r *reclaimer) drain(ctx context.Context, shards []string, m Mark) (entries int, err error) {
+func (r *reclaimer) drain(ctx context.Context, g *gait, shards []string, m Mark) (entries int, err error) {
 	var held []member
 	defer func() {
-		if back := r.putBack(ctx, held); err == nil {
+		if back := r.putBack(ctx, g, held); err == nil {
 			err = back
 		}
 	}()
 	for len(shards) > 0 && len(held) < maxHeld {
-		if err := ctx.Err(); err != nil {
-			return entries, err
+		if g.rest(ctx); ctx.Err() != nil {
+			return entries, ctx.Err()
 		}
 		start := time.Now()
 		var taken []member
-		taken, shards, err = r.take(ctx, shards)
+		taken, shards, err = r.take(ctx, shards, g.batch)
 		if err != nil {
 			held = append(held, taken...)
 			return entries, err
@@ -138,21 +135,21 @@ func (r *reclaimer) drain(ctx context.Context, shards []string, m Mark) (entries
 		if err != nil {
 			return entries, err
 		}
-		if len(shards) > 0 {
-			pause(ctx, time.Since(start))
-		}
+		g.did(len(taken), time.Since(start))
 	}
 	return entries, nil
 }
 
-// take pops the members that expire first, and returns the shards that may have more.
-func (r *reclaimer) take(ctx context.Context, shards []string) (taken []member, more []string, err error) {
+// take pops at most so many members, those of a shard that expire first, and
+// returns the shards that may have more.
+func (r *reclaimer) take(ctx context.Context, shards []string, most int) (taken []member, more []string, err error) {
 	ctx, cancel := batch(ctx)
 	defer cancel()
-	each := int64(max(1, popCount/len(shards)))
-	cmds := make([]*redis.ZSliceCmd, len(shards))
+	some := shards[:min(len(shards), most)]
+	each := int64(most / len(some))
+	cmds := make([]*redis.ZSliceCmd, len(some))
 	pipe := r.rdb.Pipeline()
-	for i, shard := range shards {
+	for i, shard := range some {
 		cmds[i] = pipe.ZPopMin(ctx, shard, each)
 	}
 	_, err = pipe.Exec(ctx)
@@ -164,16 +161,20 @@ func (r *reclaimer) take(ctx context.Context, shards []string) (taken []member, 
 			more = append(more, shards[i])
 		}
 	}
-	return taken, more, err
+	return taken, append(more, shards[len(some):]...), err
 }
 
-func (r *reclaimer) putBack(ctx context.Context, held []member) error {
+// putBack goes on without rest when ctx ends: what is held is in no index.
+func (r *reclaimer) putBack(ctx context.Context, g *gait, held []member) error {
 	for len(held) > 0 {
-		n := min(len(held), popCount)
+		g.rest(ctx)
+		start := time.Now()
+		n := min(len(held), g.batch)
 		if err := r.putBackBatch(ctx, held[:n]); err != nil {
 			return fmt.Errorf("putting %d keys back into their index: %w", len(held), err)
 		}
 		held = held[n:]
+		g.did(n, time.Since(start))
 	}
 	return nil
 }
@@ -208,14 +209,25 @@ func count(vs []verdict, what verdict) (n int) {
 	return n
 }
 
-// unlinkAll is unlink for who needs no more than the number.
-func (r *reclaimer) unlinkAll(ctx context.Context, entries []string, m Mark) (int, error) {
-	verdicts, err := r.unlink(ctx, entries, m)
-	return count(verdicts, unlinked), err
+// unlinkAll deletes those of the named entries that m made void, batch by batch.
+func (r *reclaimer) unlinkAll(ctx context.Context, g *gait, entries []string, m Mark) (unlinks int, err error) {
+	for len(entries) > 0 {
+		g.rest(ctx)
+		start := time.Now()
+		n := min(len(entries), g.batch)
+		verdicts, err := r.unlink(ctx, entries[:n], m)
+		unlinks += count(verdicts, unlinked)
+		if err != nil {
+			return unlinks, err
+		}
+		entries = entries[n:]
+		g.did(n, time.Since(start))
+	}
+	return unlinks, nil
 }
 
-// unlink deletes those of the named entries that m made void. There is a
-// verdict for each name, also beside an error.
+// unlink deletes those of the named entries that m made void, in one pipeline.
+// There is a verdict for each name, also beside an error.
 func (r *reclaimer) unlink(ctx context.Context, entries []string, m Mark) ([]verdict, error) {
 	verdicts := make([]verdict, len(entries))
 	for i := range verdicts {
@@ -224,26 +236,16 @@ func (r *reclaimer) unlink(ctx context.Context, entries []string, m Mark) ([]ver
 	if m.Epoch == "" {
 		return verdicts, nil // of no event: every entry would seem to be of another epoch
 	}
-	defer func() { r.metrics.entries.Add(float64(count(verdicts, unlinked))) }()
 	ctx, cancel := batch(ctx)
 	defer cancel()
-	for at := 0; at < len(entries); at += unlinkCount {
-		start := time.Now()
-		end := min(at+unlinkCount, len(entries))
-		err := r.unlinkBatch(ctx, entries[at:end], m, verdicts[at:end])
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
-			if err = r.load(ctx, unlinkScript); err == nil {
-				err = r.unlinkBatch(ctx, entries[at:end], m, verdicts[at:end])
-			}
-		}
-		if err != nil {
-			return verdicts, err
-		}
-		if end < len(entries) {
-			pause(ctx, time.Since(start))
+	err := r.unlinkBatch(ctx, entries, m, verdicts)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		if err = r.load(ctx, unlinkScript); err == nil {
+			err = r.unlinkBatch(ctx, entries, m, verdicts)
 		}
 	}
-	return verdicts, nil
+	r.metrics.entries.Add(float64(count(verdicts, unlinked)))
+	return verdicts, err
 }
 
 // unlinkBatch asks for the verdicts that are unknown, and returns the first error.
@@ -282,15 +284,30 @@ func (r *reclaimer) load(ctx context.Context, s *redis.Script) error {
 // scanMasters hands every name that matches to each, page by page, from every
 // master at once. A name may come twice.
 func scanMasters(ctx context.Context, rdb redis.UniversalClient, pattern string, each func(context.Context, []string) error) error {
+	return scanGently(ctx, rdb, pattern, func(ctx context.Context, g *gait, page []string) error {
+		start := time.Now()
+		err := each(ctx, page)
+		g.worked(time.Since(start))
+		return err
+	})
+}
+
+// scanGently is scanMasters for who works at the gait of the master.
+func scanGently(ctx context.Context, rdb redis.UniversalClient, pattern string, each func(context.Context, *gait, []string) error) error {
 	return eachMaster(ctx, rdb, func(ctx context.Context, node redis.Cmdable) error {
+		g := newGait()
 		for cursor := uint64(0); ; {
+			if g.rest(ctx); ctx.Err() != nil {
+				return ctx.Err()
+			}
 			start := time.Now()
 			page, next, err := node.Scan(ctx, cursor, pattern, scanCount).Result()
 			if err != nil {
 				return fmt.Errorf("scanning %q: %w", pattern, err)
 			}
+			g.worked(time.Since(start))
 			if len(page) > 0 {
-				if err := each(ctx, page); err != nil {
+				if err := each(ctx, g, page); err != nil {
 					return err
 				}
 			}
@@ -298,9 +315,6 @@ func scanMasters(ctx context.Context, rdb redis.UniversalClient, pattern string,
 				return nil
 			}
 			cursor = next
-			if pause(ctx, time.Since(start)); ctx.Err() != nil {
-				return ctx.Err()
-			}
 		}
 	})
 }
@@ -312,17 +326,6 @@ func eachMaster(ctx context.Context, rdb redis.UniversalClient, fn func(context.
 		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return fn(ctx, node) })
 	}
 	return fn(ctx, rdb)
-}
-
-// pause leaves the server to others for as long as the last batch took: a
-// server that is busy or far away gets more time.
-func pause(ctx context.Context, took time.Duration) {
-	t := time.NewTimer(min(took, maxPause))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 // batch returns a context for one batch: a batch that was begun is finished,

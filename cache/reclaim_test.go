@@ -545,12 +545,12 @@ end`)
 // The figures belong into a log, not into an assertion: see bench/purge.
 func TestOthersAreServedWhileALargeTagIsReclaimed(t *testing.T) {
 	if testing.Short() {
-		t.Skip("30,000 entries")
+		t.Skip("100,000 entries")
 	}
 	t.Parallel()
 	rdb := testkit.Redis(t)
 	l := newLand(t, rdb, "fw")
-	const size = 30_000
+	const size = 100_000
 	shards := l.names.shards("t:posts")
 	if err := fillTag.Run(t.Context(), rdb, shards, size, l.names.entryPrefix(), thisEpoch).Err(); err != nil && err != redis.Nil {
 		t.Fatal(err)
