@@ -39,7 +39,7 @@ type environment struct {
 
 	CORSOrigins    []string `envconfig:"FRESHWIRE_CORS_ORIGINS" desc:"Exact origins, with commas between, that may read the stream and the routes with credentials."`
 	RateLimit      string   `envconfig:"FRESHWIRE_RATE_LIMIT" shown:"100/1m, off in dev" desc:"Requests of one client address (of one /64 in IPv6) on /api/* in so long, all nodes together; webhooks and /api/revalidate do not count. At most 9999999, and 24h; 0 is no limit. See limits.md."`
-	SSEMode        string   `envconfig:"FRESHWIRE_SSE_MODE" default:"auto" desc:"auto or plain. In this version both serve streams with the ordinary handler."`
+	SSEMode        string   `envconfig:"FRESHWIRE_SSE_MODE" default:"auto" desc:"auto takes HTTP/1.1 connections over, so that an idle stream holds neither goroutine nor buffer; plain serves all with the ordinary handler, as HTTP/2 always is."`
 	TLSCert        string   `envconfig:"FRESHWIRE_TLS_CERT" desc:"Certificate file: serve TLS with HTTP/2. Without it HTTP/1.1 and h2c."`
 	TLSKey         string   `envconfig:"FRESHWIRE_TLS_KEY" desc:"Key file of the certificate."`
 	TrustedProxies []string `envconfig:"FRESHWIRE_TRUSTED_PROXIES" desc:"CIDRs, with commas between, whose X-Forwarded-For is believed when client addresses are counted, or compared with the allow list of a source."`

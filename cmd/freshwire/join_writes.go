@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 )
 
 // net/http buffers 4 KiB of an answer, so one of a few KiB more leaves in two
@@ -93,6 +94,16 @@ func (c *joinedConn) Close() error {
 	c.send()
 	c.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// SyscallConn is for who takes the connection over: what was held is sent then.
+func (c *joinedConn) SyscallConn() (syscall.RawConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.send(); err != nil {
+		return nil, err
+	}
+	return syscallConn(c.Conn)
 }
 
 // begins reports whether p is the beginning of an answer with a body of known

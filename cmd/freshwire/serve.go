@@ -24,9 +24,11 @@ import (
 	"github.com/freshwire/freshwire/cache"
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/feed"
+	"github.com/freshwire/freshwire/foreign"
 	"github.com/freshwire/freshwire/journal"
 	"github.com/freshwire/freshwire/ratelimit"
 	"github.com/freshwire/freshwire/read"
+	"github.com/freshwire/freshwire/session"
 	"github.com/freshwire/freshwire/sse"
 	"github.com/freshwire/freshwire/tasks"
 	"github.com/freshwire/freshwire/webhook"
@@ -53,12 +55,13 @@ type configs struct {
 	Cache   cache.Config
 	Feed    feed.Config
 	SSE     sse.Config
+	Session session.Config
 	Read    read.Config
 }
 
 // parts lists the configs of c, for reading, checking and describing them.
 func (c *configs) parts() []interface{ Validate() error } {
-	return []interface{ Validate() error }{&c.Webhook, &c.Journal, &c.Tasks, &c.Cache, &c.Feed, &c.SSE, &c.Read}
+	return []interface{ Validate() error }{&c.Webhook, &c.Journal, &c.Tasks, &c.Cache, &c.Feed, &c.SSE, &c.Session, &c.Read}
 }
 
 func loadConfigs(env environment) (configs, error) {
@@ -67,8 +70,8 @@ func loadConfigs(env environment) (configs, error) {
 	for _, part := range c.parts() {
 		errs = append(errs, envconfig.Process("FRESHWIRE", part))
 	}
-	c.Tasks.Namespace, c.Cache.Namespace, c.Feed.Namespace = env.Namespace, env.Namespace, env.Namespace
-	c.SSE.CORSOrigins, c.Read.CORSOrigins = env.CORSOrigins, env.CORSOrigins
+	c.Tasks.Namespace, c.Cache.Namespace, c.Feed.Namespace, c.Session.Namespace = env.Namespace, env.Namespace, env.Namespace, env.Namespace
+	c.SSE.CORSOrigins, c.Session.CORSOrigins, c.Read.CORSOrigins = env.CORSOrigins, env.CORSOrigins, env.CORSOrigins
 	for _, part := range c.parts() {
 		errs = append(errs, part.Validate())
 	}
@@ -105,6 +108,8 @@ type app struct {
 	hooks   *webhook.Handler // nil unless this is the web role
 	hub     *sse.Hub
 	streams *sse.Handler
+	foreign *foreign.Follower  // of other programs' channels
+	visits  *session.Store     // nil but for the web and sse roles
 	limits  *ratelimit.Limiter // nil where nothing is limited
 	dev     *devSite           // nil unless this is the demo
 	started time.Time
@@ -202,9 +207,11 @@ func (a *app) build(addr net.Addr) error {
 		c.SSE.AllowAll = a.guard.Allows
 		c.SSE.ClientAddress = trustedProxies(a.env.TrustedProxies).client
 		c.Webhook.ClientAddress = c.SSE.ClientAddress
+		a.newSessions()
 		a.hub = sse.NewHub(a.log, c.SSE)
 		a.streams = sse.NewHandler(a.hub, a.changes.Range, a.log, c.SSE)
 		a.limits = a.newLimits()
+		a.foreign = foreign.New(a.client(tasks.TailOptions), a.log, foreign.Config{Channels: a.site.file.Foreign.Channels, Metrics: a.reg})
 	}
 	if a.roles.web || a.roles.worker {
 		a.caching = a.client(cacheOptions)
@@ -241,7 +248,7 @@ func (a *app) build(addr net.Addr) error {
 // worker asks their origins.
 func (a *app) newReader() error {
 	cfg := a.configs.Read
-	cfg.TrustedProxies = a.env.TrustedProxies
+	cfg.TrustedProxies, cfg.User = a.env.TrustedProxies, a.user
 	a.reader = read.New(a.cache, a.position(), a.log, cfg)
 	for i, cfg := range a.site.file.Routes {
 		route, err := a.reader.Route(cfg)
@@ -329,7 +336,8 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 		parts.Go(func() error { return a.cache.Run(life) })
 	}
 	if a.hub != nil {
-		parts.Go(func() error { return a.changes.Tail(life, a.hub) })
+		parts.Go(func() error { return a.changes.Tail(life, sessionEnds{a.hub}) })
+		parts.Go(func() error { return a.foreign.Run(life, a.hub.Live) })
 	}
 	if a.intake != nil && a.intake.journal != nil {
 		parts.Go(func() error { return a.intake.forward(life) })
