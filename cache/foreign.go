@@ -13,14 +13,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ForeignConfig names what other programs wrote into the same Redis. They
-// know nothing of the ledger, so their keys are deleted before anyone is told.
+// ForeignConfig names what other programs do in the same Redis. They know
+// nothing of the ledger, so their keys are deleted before anyone is told.
 type ForeignConfig struct {
 	// TagSets is the name of the set that lists the keys of a tag; %s is the
 	// tag. Empty: there are none.
 	TagSets  string   `yaml:"tag_sets" example:"tag:%s" desc:"name of the sets that list the keys of a tag, with %s for the tag; a purge deletes these keys and the set"`
 	Keys     bool     `yaml:"keys" default:"false" desc:"purged keys and patterns also act on keys that other programs wrote under these very names"`
-	Channels []string `yaml:"channels" example:"orders" later:"channels of other programs are not streamed yet" desc:"Redis pub/sub channels of other programs, streamed live only"`
+	Channels []string `yaml:"channels" example:"orders" desc:"Redis pub/sub channels of other programs: what they publish is streamed on the channel of the same name, live only (no id, no replay)"`
 }
 
 // Validate reports everything that is wrong with c.

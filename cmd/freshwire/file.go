@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/cache"
+	"github.com/freshwire/freshwire/foreign"
 	"github.com/freshwire/freshwire/internal/yamlfile"
 	"github.com/freshwire/freshwire/read"
 	"github.com/freshwire/freshwire/rules"
+	"github.com/freshwire/freshwire/session"
 	"github.com/freshwire/freshwire/target"
 	"github.com/freshwire/freshwire/webhook"
 )
@@ -24,24 +26,19 @@ type configFile struct {
 	Rules    []rules.Rule                    `yaml:"rules" desc:"what an event makes void, who is told; every matching rule applies. No rules at all: one rule for every event"`
 	Targets  map[string]target.Config        `yaml:"targets" keys:"^[a-z0-9][a-z0-9_-]{0,63}$" desc:"who is told after the purge, before the browsers"`
 	Routes   []read.RouteConfig              `yaml:"routes" desc:"read handlers: GET and HEAD, served from the cache"`
-	Channels []channelConfig                 `yaml:"channels" later:"private channels" desc:"who may listen to which channel; a channel not listed is public"`
-	Foreign  cache.ForeignConfig             `yaml:"foreign" desc:"keys that other programs wrote into the same Redis"`
-}
-
-// channelConfig is known so that its keys are; private channels come later.
-type channelConfig struct {
-	Match   string `yaml:"match" desc:"name of the channel; {user} stands for the session's user"`
-	Session bool   `yaml:"session" desc:"only a session whose userId equals {user} may listen"`
+	Channels []session.ChannelConfig         `yaml:"channels" desc:"who may listen to which channel; a channel not listed is public"`
+	Foreign  cache.ForeignConfig             `yaml:"foreign" desc:"what other programs do in the same Redis"`
 }
 
 // site is what the config file says, checked and ready for use.
 type site struct {
-	name    string // of the file, for people; empty when there is none
-	file    configFile
-	sources []*webhook.Source
-	rules   *rules.Set
-	targets map[string]*target.Target
-	notes   []string // of settings that are right but weak
+	name     string // of the file, for people; empty when there is none
+	file     configFile
+	sources  []*webhook.Source
+	rules    *rules.Set
+	targets  map[string]*target.Target
+	channels *session.Channels
+	notes    []string // of settings that are right but weak
 }
 
 const defaultConfigFile = "freshwire.yaml"
@@ -108,6 +105,8 @@ func (s *site) compile(doc *yamlfile.Doc) error {
 	}
 	s.rules, err = rules.Compile(s.file.Rules, slices.Sorted(maps.Keys(s.file.Targets)))
 	errs = append(errs, err)
+	s.channels, err = session.CompileChannels(s.file.Channels)
+	errs = append(errs, err, checkForeign(s.file.Foreign.Channels))
 	known := map[string]int{}
 	for i, route := range s.file.Routes {
 		at := fmt.Sprintf("routes[%d]", i)
@@ -156,6 +155,19 @@ func checkSources(f configFile) error {
 			errs = append(errs, &misplaced{fmt.Sprintf("rules[%d].source", i), fmt.Errorf("there is no source %q; the sources are %s",
 				rule.Source, strings.Join(slices.Sorted(maps.Keys(f.Sources)), ", "))})
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkForeign finds channels of other programs that nobody could listen to.
+func checkForeign(channels []string) error {
+	var errs []error
+	for _, err := range yamlfile.Flatten(foreign.Config{Channels: channels}.Validate()) {
+		at := "foreign.channels"
+		if m := (*foreign.Mistake)(nil); errors.As(err, &m) && m.Index < len(channels) {
+			at = fmt.Sprintf("%s[%d]", at, m.Index)
+		}
+		errs = append(errs, &misplaced{at, err})
 	}
 	return errors.Join(errs...)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/freshwire/freshwire/admin"
 	"github.com/freshwire/freshwire/entries"
 	"github.com/freshwire/freshwire/read"
+	"github.com/freshwire/freshwire/session"
 	"github.com/freshwire/freshwire/tasks"
 	"github.com/freshwire/freshwire/web"
 	"github.com/freshwire/freshwire/webhook"
@@ -42,12 +43,14 @@ func (a *app) urls() http.Handler {
 
 	if a.streams != nil {
 		// browsers: the stream of changes.
-		r.Handle(streamPath, a.streams)
+		r.Handle(streamPath, withAnswer(a.streams))
 	}
 	if !a.roles.web {
 		return a.middleware(a.limited(cleaned(r)))
 	}
 
+	// a trusted back end makes a session, its browser asks who it is, and signs out.
+	r.Handle(session.Path, session.NewHandler(a.visits, a.guard.Protect, a.log))
 	// a deploy hook, an editor's button.
 	r.Handle("/api/revalidate", read.NewRevalidate(a.env.RevalidationSecret, a.revalidate, a.log, a.reg))
 
@@ -56,6 +59,7 @@ func (a *app) urls() http.Handler {
 	operator("GET", "/admin/events", admin.NewListHandler(events, a.log))
 	operator("GET", "/admin/events/{id}", admin.NewEventHandler(events, a.log))
 	operator("POST", "/admin/purge", admin.NewPurgeHandler(a.purgeNow, a.previewPurge, a.log))
+	operator("POST", "/admin/publish", admin.NewPublishHandler(a.publish, a.log))
 	operator("POST", "/admin/replay", admin.NewReplayHandler(a.replay, a.log))
 	operator("GET", cachePath, admin.NewShowHandler(a.showCache, a.log))
 	operator("GET", whyPath, admin.NewLookHandler("key", a.why, a.log))
