@@ -48,7 +48,8 @@ type Record struct {
 	ReplayOf     string       `json:"replay_of,omitempty"` // the event that this one repeats
 	Follows      string       `json:"follows,omitempty"`   // the event for which this one looks again whether the origin shows it
 	ReceivedAt   time.Time    `json:"received_at"`
-	Attempts     int          `json:"attempts"` // how often a worker began it
+	Attempts     int          `json:"attempts"`  // how often a worker began it
+	Delivered    int          `json:"delivered"` // streams of all nodes that were told, as far as is known; who got it merged with others is not counted
 
 	Outcome
 }

@@ -150,7 +150,7 @@ func (r *Records) read(ctx context.Context, ids []string) ([]rawRecord, error) {
 	pipe := r.rdb.Pipeline()
 	out := make([]rawRecord, len(ids))
 	for i, id := range ids {
-		out[i].fields = pipe.HMGet(ctx, r.keys.record(id), "event", "status", "attempts", "queued", "run")
+		out[i].fields = pipe.HMGet(ctx, r.keys.record(id), "event", "status", "attempts", "queued", "run", "delivered")
 		out[i].task = pipe.HGet(ctx, r.keys.task(id), "state")
 	}
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
@@ -161,8 +161,8 @@ func (r *Records) read(ctx context.Context, ids []string) ([]rawRecord, error) {
 
 // decode reports false when there is no record.
 func (r *Records) decode(ctx context.Context, id string, raw rawRecord) (Record, bool) {
-	var text struct{ event, status, attempts, queued, run string }
-	for i, to := range []*string{&text.event, &text.status, &text.attempts, &text.queued, &text.run} {
+	var text struct{ event, status, attempts, queued, run, delivered string }
+	for i, to := range []*string{&text.event, &text.status, &text.attempts, &text.queued, &text.run, &text.delivered} {
 		*to, _ = raw.fields.Val()[i].(string)
 	}
 	if text.event == "" {
@@ -189,6 +189,7 @@ func (r *Records) decode(ctx context.Context, id string, raw rawRecord) (Record,
 		rec.Event = ev.Kind()
 	}
 	fmt.Sscan(text.attempts, &rec.Attempts)
+	fmt.Sscan(text.delivered, &rec.Delivered)
 	rec.Status = truth(Status(text.status), raw.task.Val())
 	if rec.Status == Failed && rec.Error == "" {
 		rec.Error = "its workers ended before they could say why"
