@@ -76,14 +76,18 @@ type result struct {
 	Silent      int           `json:",omitempty"` // that missed something, and were told nothing
 
 	// what must not be
-	Lost     int `json:",omitempty"` // messages, over all subscribers
-	Repeated int `json:",omitempty"`
-	Resets   int `json:",omitempty"` // subscribers that fell behind
-	Closed   int `json:",omitempty"`
+	Failed   string `json:",omitempty"` // why there is nothing else
+	Lost     int    `json:",omitempty"` // messages, over all subscribers
+	Repeated int    `json:",omitempty"`
+	Resets   int    `json:",omitempty"` // subscribers that fell behind
+	Closed   int    `json:",omitempty"`
 }
 
 // damage says in words what a server did wrong; empty: nothing.
 func (r result) damage() string {
+	if r.Failed != "" {
+		return r.Failed
+	}
 	if r.Lost+r.Repeated+r.Resets+r.Closed == 0 {
 		return ""
 	}

@@ -279,9 +279,12 @@ func measureAll(ctx context.Context, s *stand) (*report, error) {
 				fmt.Fprintf(os.Stderr, "\r%-78s", fmt.Sprintf("round %d of %d, %s: %s (%d of %d, %v)",
 					round+1, s.options.Rounds, m.told, name, done, steps, time.Since(begun).Round(time.Second)))
 				r, err := s.measure(ctx, name, m.job(s.options), m.set)
-				if err != nil {
-					fmt.Fprintln(os.Stderr)
-					return nil, fmt.Errorf("%s, %s: %w", m.told, name, err)
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
+				}
+				if err != nil { // the others go on
+					r = result{Failed: err.Error()}
+					fmt.Fprintf(os.Stderr, "\n%s, %s: %v\n", m.told, name, err)
 				}
 				rep.Rounds[round][m.name][name] = r
 			}

@@ -43,7 +43,7 @@ func (r *report) order() []string {
 func (r *report) of(measure, server string, figure func(result) float64) []float64 {
 	var all []float64
 	for _, round := range r.Rounds {
-		if res, ok := round[measure][server]; ok {
+		if res, ok := round[measure][server]; ok && res.Failed == "" {
 			all = append(all, figure(res))
 		}
 	}
@@ -172,13 +172,13 @@ var goals = []goal{
 func (r *report) reached(g goal) (values []float64, ok bool) {
 	for _, round := range r.Rounds {
 		ours, have := round[g.measure][nameFreshwire]
-		if !have {
+		if !have || ours.Failed != "" {
 			continue
 		}
 		v := g.of(ours)
 		if g.ref != "" {
 			ref, have := round[g.measure][g.ref]
-			if !have || g.of(ref) == 0 {
+			if !have || ref.Failed != "" || g.of(ref) == 0 {
 				continue
 			}
 			v /= g.of(ref)

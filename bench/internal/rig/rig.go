@@ -115,6 +115,11 @@ func (p *Process) FirstLine() (string, error) {
 	var line []byte
 	for one := make([]byte, 1); ; line = append(line, one[0]) {
 		if _, err := io.ReadFull(p.stdout, one); err != nil {
+			p.observe()
+			select { // its last words may still be on their way
+			case <-p.ended:
+			case <-time.After(time.Second):
+			}
 			return "", fmt.Errorf("%s ended without a word: %s", p.cmd.Path, p.stderr)
 		}
 		if one[0] == '\n' {
