@@ -10,17 +10,20 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-deps: ## install redis-server and chromium (Debian, as root) when they are missing
+deps: ## install redis-server, chromium and three proxies (Debian, as root) when they are missing
 	@missing=""; \
 	command -v redis-server >/dev/null && command -v redis-cli >/dev/null || missing="$$missing redis-server"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	for proxy in nginx haproxy caddy; do \
+		command -v $$proxy >/dev/null || [ -x /usr/sbin/$$proxy ] || missing="$$missing $$proxy"; \
+	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 		echo "missing:$$missing; install with: apt-get install$$missing" >&2; exit 1; \
 	fi; \
 	echo "installing$$missing"; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
-	systemctl stop redis-server >/dev/null 2>&1 || true
+	systemctl stop redis-server nginx haproxy caddy >/dev/null 2>&1 || true
 
 dev: ## run everything on the embedded store, with the demo site
 	$(GO) run ./cmd/freshwire

@@ -207,9 +207,14 @@ func stream(ctx context.Context, url, lastID string, frames chan<- frame) error 
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		return fmt.Errorf("stream: %s %s", resp.Status, body)
 	}
+	return readFrames(ctx, resp.Body, frames)
+}
+
+// readFrames sends the frames of an open stream until it ends or ctx does.
+func readFrames(ctx context.Context, body io.Reader, frames chan<- frame) error {
 	var f frame
 	var data []string
-	lines := bufio.NewScanner(resp.Body)
+	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		name, value, _ := strings.Cut(lines.Text(), ":")

@@ -34,7 +34,7 @@ type streamProbe struct {
 // Bounds of a probe.
 const (
 	headerBound  = 5 * time.Second
-	beginBound   = 10 * time.Second // for the first event
+	beginBound   = 6 * time.Second  // for the first event; a server that starts may take 5 s
 	heldBack     = 2 * time.Second  // a first event that takes longer was kept back
 	changeBound  = 3 * time.Second  // for one change to arrive
 	pingBound    = 25 * time.Second // pings are at most 20 s apart
