@@ -102,14 +102,14 @@ func (sh *shard) signal() {
 func (sh *shard) run() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var last gathering
 	for {
+		begin := sh.hub.now()
 		sh.pass()
 		if sh.open == 0 && sh.rest() {
 			return
 		}
-		if pause := last.pause(sh); pause > 0 {
-			timer.Reset(pause)
+		if sh.hub.ring.Load() != sh.ring { // changes come faster than they are written: more of them in a write
+			timer.Reset(min((sh.hub.now()-begin)/2, maxGather))
 			<-timer.C
 			continue
 		}
@@ -128,6 +128,9 @@ func (sh *shard) run() {
 		}
 	}
 }
+
+// maxGather bounds the pause that gathers changes under load.
+const maxGather = 10 * time.Millisecond
 
 // rest ends the shard's goroutine, unless somebody is about to join.
 func (sh *shard) rest() bool {
@@ -474,8 +477,3 @@ func (sh *shard) end(s *subscriber, last []byte) {
 	s.sock.end(last)
 	sh.hub.release(s)
 }
-
-// gathering decides when a pause makes a busy shard faster.
-type gathering struct{}
-
-func (g *gathering) pause(*shard) time.Duration { return 0 }

@@ -58,7 +58,7 @@ func (v *view) listens(ch string) bool {
 
 // wants reports whether f is for this view.
 func (v *view) wants(f *frame) bool {
-	return f.isForAll() || slices.ContainsFunc(f.channels, v.listens)
+	return v.all || f.isForAll() || slices.ContainsFunc(f.channels, v.listens)
 }
 
 // topics is the index of a shard's views: each message is matched once.
