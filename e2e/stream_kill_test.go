@@ -38,11 +38,7 @@ func endureFaults(t *testing.T, mode string, persistence []string) {
 	l, lines := linked(t, 2, persistence, "FRESHWIRE_SSE_MODE="+mode, "FRESHWIRE_SSE_RING_LEN=200", "FRESHWIRE_SSE_MERGE_OVER=50",
 		"FRESHWIRE_SSE_RETRY=200ms", "FRESHWIRE_SSE_RESET_SPREAD=500ms")
 	c := newCrowd(t, l.book, size(200, 1000), l.nodes, spreadOver(10))
-	stop := l.publishing(t, 10*time.Millisecond, 10, "")
-	flow := func(changes int) { // so many more are in the log
-		until := l.book.len() + changes
-		testkit.Until(t, "changes flow", func() bool { return l.book.len() > until })
-	}
+	stop := l.publishing(t, 20*time.Millisecond, 10, "")
 	allReady := func() {
 		for _, p := range l.nodes {
 			p.awaitReady(t)
@@ -57,31 +53,31 @@ func endureFaults(t *testing.T, mode string, persistence []string) {
 		{"node killed", size(2, 6), func(n int) {
 			p := l.nodes[n%2]
 			p.kill()
-			flow(20)
+			flow(t, l, 20)
 			p.run(t)
 		}},
-		{"link cut", size(3, 20), func(n int) { lines[n%2].Cut(); flow(10) }},
+		{"link cut", size(3, 20), func(n int) { lines[n%2].Cut(); flow(t, l, 10) }},
 		{"link held", size(1, 4), func(n int) { // longer than a read waits
 			lines[n%2].Hold()
 			defer lines[n%2].Release()
-			flow(10)
+			flow(t, l, 10)
 			testkit.Until(t, "the node has noticed", func() bool { return !l.nodes[n%2].ready() })
 			lines[n%2].Cut()
-			flow(10)
+			flow(t, l, 10)
 		}},
-		{"both links cut", size(2, 10), func(int) { lines[0].Cut(); lines[1].Cut(); flow(10) }},
+		{"both links cut", size(2, 10), func(int) { lines[0].Cut(); lines[1].Cut(); flow(t, l, 10) }},
 		{"redis killed", size(1, 4), func(int) {
 			l.redis.Kill()
 			testkit.Until(t, "the nodes have noticed", func() bool { return !l.nodes[0].ready() && !l.nodes[1].ready() })
 			l.redis.Start(t)
-			flow(20)
+			flow(t, l, 20)
 		}},
 		{"node killed while redis is away", size(1, 3), func(n int) {
 			l.redis.Kill()
 			l.nodes[n%2].kill()
 			l.redis.Start(t)
 			l.nodes[n%2].run(t)
-			flow(20)
+			flow(t, l, 20)
 		}},
 	} {
 		for n := range f.times {

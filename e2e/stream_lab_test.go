@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/feed"
 	"github.com/freshwire/freshwire/internal/testkit"
 )
@@ -77,6 +79,32 @@ func (l *lab) publish(t testing.TB, channels ...int) int {
 	return n
 }
 
+// publishMany appends n changes on channel 0 at once, to a log that keeps about
+// keep of them.
+func (l *lab) publishMany(t testing.TB, n int, keep int64) {
+	t.Helper()
+	pipe := l.redis.Client(t).Pipeline()
+	numbers := map[int]*redis.StringCmd{}
+	for range n {
+		n, c := l.book.begin(0)
+		data, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		numbers[n] = pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: "fw:{fw}:log", MaxLen: keep, Approx: true, Values: []any{"d", data, "c", channelName(0)}})
+	}
+	if _, err := pipe.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for n, added := range numbers {
+		at, err := event.ParsePosition(added.Val())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.book.acknowledged(n, at)
+	}
+}
+
 // publishing appends changes until stop is called, which returns how many: one
 // a pace, each on one of the channels or on two.
 func (l *lab) publishing(t testing.TB, pace time.Duration, channels int, pad string) (stop func() int) {
@@ -110,6 +138,13 @@ func (l *lab) publishing(t testing.TB, pace time.Duration, channels int, pad str
 	})
 	t.Cleanup(func() { stop() })
 	return stop
+}
+
+// flow waits until so many more changes were published.
+func flow(t testing.TB, l *lab, changes int) {
+	t.Helper()
+	until := l.book.len() + changes
+	testkit.Until(t, "changes flow", func() bool { return l.book.len() > until })
 }
 
 // spreadOver gives each client two of n channels.

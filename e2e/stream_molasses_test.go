@@ -22,7 +22,7 @@ func TestStreamOfHealthyReadersIsNotHeldUpBySlowOnes(t *testing.T) {
 	inBothModes(t, func(t *testing.T, mode string) {
 		const stalled = 200
 		halfSent := size(200, 1000)
-		l := newLab(t, 1, nil, "FRESHWIRE_SSE_MODE="+mode, "FRESHWIRE_SSE_WRITE_TIMEOUT=3s", "FRESHWIRE_SSE_RING_LEN=100", "FRESHWIRE_LOG_HISTORY=100", "GOGC=50")
+		l := newLab(t, 1, nil, "FRESHWIRE_SSE_MODE="+mode, "FRESHWIRE_SSE_WRITE_TIMEOUT=2s", "FRESHWIRE_SSE_RING_LEN=60", "FRESHWIRE_LOG_HISTORY=60", "GOGC=50")
 		p := l.nodes[0]
 		c := newCrowd(t, l.book, 50, l.nodes, func(int) []int { return []int{0} })
 		for _, k := range c.all {
@@ -30,14 +30,14 @@ func TestStreamOfHealthyReadersIsNotHeldUpBySlowOnes(t *testing.T) {
 			k.measures = true
 			k.mu.Unlock()
 		}
-		stop := l.publishing(t, 20*time.Millisecond, 1, strings.Repeat("x", 8<<10))
+		stop := l.publishing(t, 30*time.Millisecond, 1, strings.Repeat("x", 8<<10))
 
 		// As many streams that nothing is told to, and the ring full: what
 		// follows is measured against that.
 		idle := slowReaders(t, p, stalled, "c9", nothing)
-		flow(t, l, 120)
+		flow(t, l, 70)
 		c.latencies()
-		before := p.watchMemory(t, func() { flow(t, l, size(100, 300)) })
+		before := p.watchMemory(t, func() { flow(t, l, size(60, 300)) })
 		without := c.latencies()
 		idle.close()
 		testkit.Until(t, "idle streams are gone", func() bool { return p.subscribers(t) == 50 })
@@ -46,9 +46,9 @@ func TestStreamOfHealthyReadersIsNotHeldUpBySlowOnes(t *testing.T) {
 		began := time.Now()
 		silent := slowReaders(t, p, stalled/2, "c0", nothing)
 		dripping := slowReaders(t, p, stalled/2, "c0", aKilobyteASecond)
-		during := p.watchMemory(t, func() { flow(t, l, 100) })
+		during := p.watchMemory(t, func() { flow(t, l, 60) })
 		loris := slowloris(t, p, halfSent)
-		flow(t, l, size(100, 200))
+		flow(t, l, size(60, 200))
 		with := c.latencies()
 		closed := func() int { return int(p.metrics(t)["freshwire_sse_stalled_total"] - base) }
 		testkit.Until(t, "those who read nothing are closed", func() bool { return closed() >= stalled/2 })
@@ -78,13 +78,6 @@ func TestStreamOfHealthyReadersIsNotHeldUpBySlowOnes(t *testing.T) {
 }
 
 func mib(n int) float64 { return float64(n) / (1 << 20) }
-
-// flow waits until so many more changes were published.
-func flow(t testing.TB, l *lab, changes int) {
-	t.Helper()
-	until := l.book.len() + changes
-	testkit.Until(t, "changes flow", func() bool { return l.book.len() > until })
-}
 
 // latencies takes what was measured so far.
 func (c *crowd) latencies() (s spread) {
@@ -125,11 +118,25 @@ func (p *process) watchMemory(t testing.TB, work func()) (most int) {
 // slowly are connections that do not take what they are sent.
 type slowly struct {
 	conns  []net.Conn
+	ctx    context.Context // the time of their life
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
 	mu    sync.Mutex
 	ended int
+}
+
+// begin lets each connection be used as how says.
+func (s *slowly) begin(how behave) {
+	for _, c := range s.conns {
+		s.done.Go(func() {
+			if how(s.ctx, c) != nil {
+				s.mu.Lock()
+				s.ended++
+				s.mu.Unlock()
+			}
+		})
+	}
 }
 
 func (s *slowly) close() {
@@ -162,19 +169,25 @@ func aKilobyteASecond(ctx context.Context, c net.Conn) error {
 	return nil
 }
 
-// slowReaders opens n streams, and waits until the server has them.
+// slowReaders opens n streams; each begins to be slow when it is answered.
 func slowReaders(t testing.TB, p *process, n int, channel string, how behave) *slowly {
 	t.Helper()
-	subscribers := p.subscribers(t)
-	s := connectSlowly(t, p, n, fmt.Sprintf("GET /api/events?channel=%s HTTP/1.1\r\nHost: x\r\n\r\n", channel), how)
-	testkit.Until(t, "slow streams are open", func() bool { return p.subscribers(t) >= subscribers+n })
+	s := connectSlowly(t, p, n, fmt.Sprintf("GET /api/events?channel=%s HTTP/1.1\r\nHost: x\r\n\r\n", channel))
+	status := make([]byte, len("HTTP/1.1 200"))
+	for _, c := range s.conns {
+		if _, err := io.ReadFull(c, status); err != nil || string(status) != "HTTP/1.1 200" {
+			t.Fatalf("a slow reader is answered %q, %v", status, err)
+		}
+	}
+	s.begin(how)
 	return s
 }
 
 // slowloris opens n connections with the beginning of a request, and sends a
 // byte more from time to time.
 func slowloris(t testing.TB, p *process, n int) *slowly {
-	return connectSlowly(t, p, n, "GET /api/events?channel=c0 HTTP/1.1\r\nHost: x\r\nX-", func(ctx context.Context, c net.Conn) error {
+	s := connectSlowly(t, p, n, "GET /api/events?channel=c0 HTTP/1.1\r\nHost: x\r\nX-")
+	s.begin(func(ctx context.Context, c net.Conn) error {
 		for ctx.Err() == nil {
 			if _, err := io.WriteString(c, "a"); err != nil {
 				return err
@@ -183,14 +196,15 @@ func slowloris(t testing.TB, p *process, n int) *slowly {
 		}
 		return nil
 	})
+	return s
 }
 
 // connectSlowly opens connections with small buffers, on both ends: a small
 // segment size makes the server's send buffer small, too.
-func connectSlowly(t testing.TB, p *process, n int, say string, how behave) *slowly {
+func connectSlowly(t testing.TB, p *process, n int, say string) *slowly {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &slowly{cancel: cancel}
+	s := &slowly{ctx: ctx, cancel: cancel}
 	d := net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) {
 			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10)
@@ -207,13 +221,6 @@ func connectSlowly(t testing.TB, p *process, n int, say string, how behave) *slo
 		if _, err := io.WriteString(c, say); err != nil {
 			t.Fatal(err)
 		}
-		s.done.Go(func() {
-			if how(ctx, c) != nil {
-				s.mu.Lock()
-				s.ended++
-				s.mu.Unlock()
-			}
-		})
 	}
 	return s
 }

@@ -1,10 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
-	"github.com/freshwire/freshwire/feed"
 	"github.com/freshwire/freshwire/internal/testkit"
 )
 
@@ -15,20 +15,20 @@ func TestStreamClientsThatStayedAwayAreResetOnce(t *testing.T) {
 	type want struct{ reset, first bool }
 	inBothModes(t, func(t *testing.T, mode string) {
 		for _, tc := range []struct {
-			name            string
-			clients, missed int
-			logLen          int64
-			env             string
-			want            want
+			name                  string
+			clients, missed, ring int
+			logLen                int64
+			env                   string
+			want                  want
 		}{
-			{"log trimmed", 100, 3000, 1000, "SSE_MAX_REPLAY=10000", want{reset: true, first: true}},
-			{"replay bounded", 100, 3000, 100_000, "SSE_MAX_REPLAY=1000", want{reset: true}},
-			{"one by one", size(20, 100), 3000, 100_000, "SSE_MERGE_OVER=5000", want{}},
-			{"merged", 100, 900, 100_000, "SSE_MERGE_OVER=500", want{}},
+			{"log trimmed", 100, 3000, 2000, 1000, "SSE_MAX_REPLAY=10000", want{reset: true, first: true}},
+			{"replay bounded", size(20, 100), size(900, 3000), size(500, 2000), 100_000, "SSE_MAX_REPLAY=300", want{reset: true}},
+			{"one by one", size(20, 100), size(900, 3000), size(500, 2000), 100_000, "SSE_MERGE_OVER=5000", want{}},
+			{"merged", size(50, 100), 900, 2000, 100_000, "SSE_MERGE_OVER=500", want{}},
 		} {
 			t.Run(tc.name, func(t *testing.T) {
-				l := newLab(t, 1, nil, "FRESHWIRE_SSE_MODE="+mode, "FRESHWIRE_SSE_RING_LEN=2000", "FRESHWIRE_SSE_RETRY=50ms", "FRESHWIRE_"+tc.env)
-				l.log = feed.New(publisher(t, l.redis), testkit.Discard(), feed.Config{MaxLen: tc.logLen})
+				l := newLab(t, 1, nil, "FRESHWIRE_SSE_MODE="+mode, "FRESHWIRE_SSE_RETRY=50ms",
+					fmt.Sprint("FRESHWIRE_SSE_RING_LEN=", tc.ring), "FRESHWIRE_"+tc.env)
 				line := testkit.StartProxy(t, l.nodes[0].addr())
 				way := &process{URL: "http://" + line.Addr}
 				c := newCrowd(t, l.book, tc.clients, []*process{way}, func(int) []int { return []int{0} })
@@ -37,11 +37,11 @@ func TestStreamClientsThatStayedAwayAreResetOnce(t *testing.T) {
 
 				c.meet()
 				line.Cut()
-				for range tc.missed {
-					l.publish(t, 0)
+				for range tc.missed / 300 { // what the node itself cannot miss
+					l.publishMany(t, 300, tc.logLen)
+					testkit.Until(t, "the node has all", func() bool { return l.nodes[0].holds(t, l.book.len()) })
 				}
 				reached := l.book.last(bits(0)).String()
-				testkit.Until(t, "the node has all", func() bool { return l.nodes[0].holds(t, tc.missed+1) })
 				c.meet(way)
 				began := time.Now()
 				c.await(t, "all are told where they stand", func(k *checker) bool { return k.last == reached })
