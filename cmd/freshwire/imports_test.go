@@ -24,6 +24,7 @@ var mayImport = map[string]struct{ ours, never []string }{
 	"session":           {[]string{"admin"}, []string{"github.com/hibiken"}},
 	"foreign":           {nil, []string{"github.com/hibiken", "net/http"}},
 	"ratelimit":         {nil, []string{"github.com/hibiken"}},
+	"roster":            {nil, []string{"github.com/hibiken", "net/http"}},
 	"read":              {[]string{"cache"}, []string{"github.com/hibiken"}},
 	"target":            {[]string{"event"}, []string{"github.com/redis", "github.com/hibiken"}},
 	"admin":             {[]string{"event"}, nil},

@@ -96,23 +96,24 @@ type app struct {
 	closers  []func() error
 	draining atomic.Bool
 
-	cache   *cache.Store
-	reader  *read.Reader  // nil but for the web and worker roles
-	routes  []*read.Route // of the config file, in its order
-	evict   *eviction     // nil on the embedded store
-	queue   *tasks.Queue
-	intake  *receiver
-	records *tasks.Records
-	worker  *tasks.Worker
-	changes *feed.Log
-	hooks   *webhook.Handler // nil unless this is the web role
-	hub     *sse.Hub
-	streams *sse.Handler
-	foreign *foreign.Follower  // of other programs' channels
-	visits  *session.Store     // nil but for the web and sse roles
-	limits  *ratelimit.Limiter // nil where nothing is limited
-	dev     *devSite           // nil unless this is the demo
-	started time.Time
+	cache    *cache.Store
+	reader   *read.Reader  // nil but for the web and worker roles
+	routes   []*read.Route // of the config file, in its order
+	evict    *eviction     // nil on the embedded store
+	queue    *tasks.Queue
+	intake   *receiver
+	records  *tasks.Records
+	worker   *tasks.Worker
+	changes  *feed.Log
+	hooks    *webhook.Handler // nil unless this is the web role
+	hub      *sse.Hub
+	streams  *sse.Handler
+	foreign  *foreign.Follower  // of other programs' channels
+	visits   *session.Store     // nil but for the web and sse roles
+	limits   *ratelimit.Limiter // nil where nothing is limited
+	dev      *devSite           // nil unless this is the demo
+	reporter *reporter          // nil where nothing streams
+	started  time.Time
 }
 
 // serve runs one process until ctx ends, then drains it.
@@ -230,6 +231,9 @@ func (a *app) build(addr net.Addr) error {
 		a.queue = tasks.NewQueue(a.ingest, a.log, c.Tasks)
 		a.records = tasks.NewRecords(a.ingest, a.log, c.Tasks)
 	}
+	if a.hub != nil {
+		a.reporter = a.newReporter(addr)
+	}
 	if a.roles.web {
 		if a.intake, err = a.newIntake(); err != nil {
 			return err
@@ -338,6 +342,7 @@ func (a *app) run(ctx context.Context, listener net.Listener) error {
 	if a.hub != nil {
 		parts.Go(func() error { return a.changes.Tail(life, sessionEnds{a.hub}) })
 		parts.Go(func() error { return a.foreign.Run(life, a.hub.Live) })
+		parts.Go(func() error { return a.reporter.run(life) })
 	}
 	if a.intake != nil && a.intake.journal != nil {
 		parts.Go(func() error { return a.intake.forward(life) })

@@ -60,6 +60,7 @@ func (a *app) urls() http.Handler {
 	operator("GET", "/admin/events/{id}", admin.NewEventHandler(events, a.log))
 	operator("POST", "/admin/purge", admin.NewPurgeHandler(a.purgeNow, a.previewPurge, a.log))
 	operator("POST", "/admin/publish", admin.NewPublishHandler(a.publish, a.log))
+	operator("GET", "/admin/streams", admin.NewShowHandler(a.listStreams, a.log))
 	operator("POST", "/admin/replay", admin.NewReplayHandler(a.replay, a.log))
 	operator("GET", cachePath, admin.NewShowHandler(a.showCache, a.log))
 	operator("GET", whyPath, admin.NewLookHandler("key", a.why, a.log))
