@@ -21,7 +21,7 @@ var permissionsLua string
 // Commands that freshwire sends to Redis, Asynq's among them, by what their
 // first argument is. %s stands for a key.
 const (
-	readCommands = "GET %s|MGET %s|GETRANGE %s 0 1|EXISTS %s|TYPE %s|HGET %s f|HMGET %s f|HEXISTS %s f|" +
+	readCommands = "GET %s|MGET %s|GETRANGE %s 0 1|EXISTS %s|TYPE %s|PTTL %s|HGET %s f|HMGET %s f|HEXISTS %s f|" +
 		"ZRANGE %s 0 1|ZRANGEBYLEX %s - +|ZREVRANGEBYLEX %s + -|ZRANGEBYSCORE %s 0 1|ZREVRANGE %s 0 1|ZSCORE %s m|ZCARD %s|ZCOUNT %s 0 1|" +
 		"LLEN %s|LRANGE %s 0 1|LINDEX %s 0|LPOS %s m|SMEMBERS %s|SSCAN %s 0|SISMEMBER %s m|MEMORY USAGE %s|" +
 		"XRANGE %s - +|XREVRANGE %s + -|XREAD STREAMS %s $"
