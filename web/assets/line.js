@@ -15,7 +15,7 @@ const RESTLESS = 1000; // ms between two calls that somebody asked for
 const FINAL = [204, 400, 401, 403]; // 404 is not: proxies say it in the middle of a deploy
 
 /**
- * Tells its news to one listener, each with the line's position and era:
+ * Tells its news to one listener, each with the line's position, its era, and when the server was heard:
  *   state   {state, until?, status?}  connecting, open, retrying or closed
  *   change  {data, after, live}       what follows the position `after`; live: without a position of its own
  *   reset   {reason}                  some may be missing before this position
@@ -31,7 +31,7 @@ export class Line {
   #until = 0; // when the timer should ring; that of a hidden page may be a minute late
   #pause = FIRST_PAUSE;
   #calledAt = 0;
-  #heardAt = 0; // anything at all
+  #heardAt = Date.now(); // anything at all
   #openedAt = 0; // 0 while it is not
   #state = {};
 
@@ -43,7 +43,7 @@ export class Line {
 
   open() {
     this.#hangUp();
-    this.#calledAt = this.#heardAt = Date.now();
+    this.#calledAt = Date.now();
     this.#become(this.#state.state === 'retrying' ? 'retrying' : 'connecting');
     const source = (this.#source = new EventSource(this.#address()));
     const on = (name, handle) =>
@@ -63,13 +63,10 @@ export class Line {
       // The browser repeats the last id on an event without one.
       if (data !== null) this.#tell('change', { data, after, live: this.position === after });
     });
-    on('reset', (e) => {
-      const reason = parse(e.data)?.reason;
-      if (reason !== 'history_lost') this.era = this.position;
-      this.#tell('reset', { reason });
-    });
+    on('reset', (e) => this.#reset(parse(e.data)?.reason));
     on('goaway', (e) => this.#again(parse(e.data)?.retryAfterMs ?? this.#nextPause()));
-    on('ready', () => this.#tell('ready'));
+    // Something on the way took our position from the address.
+    on('ready', (e, after) => (after && newer(this.position, after) ? this.#reset('missed') : this.#tell('ready')));
     on('ping', () => this.#tell('ping'));
     source.onerror = () => source === this.#source && this.#broken();
   }
@@ -86,13 +83,13 @@ export class Line {
 
   /** Does what is due, however late the page's timers are. */
   tick() {
-    if (this.#source ? Date.now() - this.#heardAt > SILENCE : Date.now() >= this.#until) this.open();
+    if (this.#source ? this.#silence() > SILENCE : Date.now() >= this.#until) this.open();
   }
 
   /** Somebody looks, or the network is back: no reason to wait. */
   wake() {
     if (Date.now() - this.#calledAt < RESTLESS) return;
-    if (this.#state.state === 'retrying' || Date.now() - this.#heardAt > 1.25 * PING) this.open();
+    if (this.#state.state === 'retrying' || this.#silence() > 1.25 * PING) this.open();
   }
 
   /** Tells the state again. */
@@ -100,9 +97,18 @@ export class Line {
     this.#tell('state', this.#state);
   }
 
+  #silence() {
+    return Date.now() - Math.max(this.#heardAt, this.#calledAt);
+  }
+
   #address() {
     const at = this.position ? `lastEventId=${encodeURIComponent(this.position)}` : '';
     return this.#url + (at && (this.#url.includes('?') ? '&' : '?') + at);
+  }
+
+  #reset(reason) {
+    if (reason !== 'history_lost') this.era = this.position;
+    this.#tell('reset', { reason });
   }
 
   #broken() {
@@ -173,8 +179,14 @@ export class Line {
   }
 
   #tell(name, more) {
-    this.#listener({ name, position: this.position, era: this.era, ...more });
+    this.#listener({ name, position: this.position, era: this.era, heardAt: this.#heardAt, ...more });
   }
+}
+
+/** Whether position a is after b: two numbers. What is no position is before all, so that the server judges it. */
+export function newer(a, b) {
+  const [[a1, a2], [b1, b2]] = [a, b].map((p) => (/^\d+-\d+$/.test(p) ? p.split('-').map(Number) : [-1, 0]));
+  return a1 > b1 || (a1 === b1 && a2 > b2);
 }
 
 function parse(text) {

@@ -4,7 +4,7 @@
 // share one line. The tab that holds a Web Lock leads: it has the line, and
 // passes what it hears on to the others over a BroadcastChannel. When it
 // closes, is frozen or goes into the back-forward cache, it gives up the lock,
-// and the next in the queue leads. One that just stops answering is robbed.
+// and the next in the queue leads. One that hangs, or whose line does, is robbed.
 //
 // Every tab knows how far it is, and each change says what it follows. So a tab
 // drops what it knows already, and sees when something is missing between: then
@@ -18,10 +18,11 @@
 // Where a browser has no locks (they need https, or this very machine), every
 // tab has a line of its own.
 
-import { Line, SILENCE } from './line.js';
+import { Line, SILENCE, newer } from './line.js';
 
 const TICK = 5000; // ms
 const PATIENCE = 2000; // ms; up to twice as long, at random, may a leader take to answer
+const DEAF = 1.2 * SILENCE; // a leader that heard nothing for so long could not help itself
 
 /**
  * Events, each with a detail:
@@ -37,7 +38,7 @@ export class Stream extends EventTarget {
   #ticking = 0;
   #patience = 0; // timer; runs while a question is open
   #returning = 0; // timer of drop
-  #heardAt = 0; // anything at all, from whoever leads
+  #heardAt = 0; // the server, by whoever leads
   #openedAt = 0;
   #resumed = false; // since it opened, it goes on from a position
   #until; // of the state
@@ -136,7 +137,7 @@ export class Stream extends EventTarget {
     if (this.#line && wake) this.#line.wake();
     if (this.#line || !this.#channel) return;
     this.#channel.postMessage({ name: 'ask', position: this.position, wake });
-    this.#patience ||= setTimeout(() => this.#queue(true), PATIENCE * (1 + Math.random()));
+    this.#patience ||= setTimeout(() => this.#rob(), PATIENCE * (1 + Math.random()));
   }
 
   #answer({ position, wake }) {
@@ -149,14 +150,20 @@ export class Stream extends EventTarget {
   }
 
   #tick() {
+    const silence = Date.now() - this.#heardAt;
     if (this.#line) this.#line.tick();
-    else if (this.state !== 'open' || Date.now() - this.#heardAt > SILENCE) this.#ask();
+    else if (silence > DEAF) this.#rob();
+    else if (this.state !== 'open' || silence > SILENCE) this.#ask();
+  }
+
+  #rob() {
+    this.#queue(true);
   }
 
   // ---- what the leader tells, we ourselves or another -------------------------
 
   #hear(news) {
-    this.#heardAt = Date.now();
+    this.#heardAt = news.heardAt;
     clearTimeout(this.#patience);
     this.#patience = 0;
     const stranger = news.era && news.era !== (this.#era ?? news.era); // there was a reset while we were away
@@ -195,10 +202,4 @@ export class Stream extends EventTarget {
   #emit(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
-}
-
-/** Whether position a is after b: two numbers. What is no position is before all, so that the server judges it. */
-function newer(a, b) {
-  const [[a1, a2], [b1, b2]] = [a, b].map((p) => (/^\d+-\d+$/.test(p) ? p.split('-').map(Number) : [-1, 0]));
-  return a1 > b1 || (a1 === b1 && a2 > b2);
 }
