@@ -11,7 +11,8 @@ import (
 
 // Lag returns for how long the oldest entry that Tail has not handed on yet is
 // in the log, by the clocks of Redis and this host; 0 when there is none, and
-// before the first Reset.
+// before the first Reset. A life of the store begins ten seconds ahead of the
+// clock: until then a lag looks shorter than it is, but is one.
 func (l *Log) Lag(ctx context.Context) (time.Duration, error) {
 	at := l.Position()
 	if at.IsZero() || at.Ms == math.MaxUint64 {

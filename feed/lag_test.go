@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/internal/testkit"
 )
 
@@ -32,9 +33,31 @@ func TestLagIsTheAgeOfWhatIsNotHandedOn(t *testing.T) {
 		appendAll(t, writer, "a")
 		testkit.Wait(t, blocked.enter, "the tail to hand on a")
 		appendAll(t, writer, "b") // while the tail stands still
-		testkit.Until(t, "the lag grows", func() bool { return lag() >= 50*time.Millisecond })
+		if lag() <= 0 {
+			t.Error("no lag while the tail stands still")
+		}
 		close(blocked.leave)
 		blocked.await(t, "b")
 		testkit.Until(t, "it has caught up again", func() bool { return lag() == 0 })
 	})
+}
+
+func TestLagIsTheAgeOfTheOldest(t *testing.T) {
+	rdb := testkit.Redis(t)
+	l := testLog(t, rdb, Config{})
+	now := uint64(time.Now().UnixMilli())
+	for _, ms := range []uint64{now - 5000, now - 3000, now} {
+		if err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: l.logKey(), ID: event.Position{Ms: ms}.String(), Values: []string{"d", "{}"}}).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		at   uint64
+		want time.Duration
+	}{{now - 6000, 5 * time.Second}, {now - 5000, 3 * time.Second}, {now, 0}} {
+		l.position.Store(&event.Position{Ms: tc.at})
+		if d, err := l.Lag(t.Context()); err != nil || d < tc.want || d > tc.want+testkit.Patience || tc.want == 0 && d != 0 {
+			t.Errorf("lag at %d ms ago = %v, %v, want %v", now-tc.at, d, err, tc.want)
+		}
+	}
 }
