@@ -71,6 +71,7 @@ func loadConfigs(env environment) (configs, error) {
 		errs = append(errs, envconfig.Process("FRESHWIRE", part))
 	}
 	c.Tasks.Namespace, c.Cache.Namespace, c.Feed.Namespace, c.Session.Namespace = env.Namespace, env.Namespace, env.Namespace, env.Namespace
+	c.SSE.Mode = env.SSEMode
 	c.SSE.CORSOrigins, c.Session.CORSOrigins, c.Read.CORSOrigins = env.CORSOrigins, env.CORSOrigins, env.CORSOrigins
 	for _, part := range c.parts() {
 		errs = append(errs, part.Validate())
