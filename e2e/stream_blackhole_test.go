@@ -33,7 +33,7 @@ func TestStreamsOfVanishedClientsAreFreed(t *testing.T) {
 		fds     int
 		freed   time.Duration
 	}
-	const each = 20
+	const each = 40
 	var trials []*trial
 	for _, mode := range modes {
 		for _, traffic := range []string{"quiet", "busy"} {
@@ -43,7 +43,7 @@ func TestStreamsOfVanishedClientsAreFreed(t *testing.T) {
 		}
 	}
 	for _, tr := range trials {
-		testkit.Until(t, "no connection is open", func() bool { tr.fds = tr.node.fds(t); return tr.node.metrics(t)["go_goroutines"] > 0 })
+		tr.fds = tr.node.fds(t)
 		for range each {
 			w, err := openWire(t.Context(), far.dial, tr.node.addr(), "channel="+channelName(tr.channel), "")
 			if err != nil {
@@ -65,7 +65,7 @@ func TestStreamsOfVanishedClientsAreFreed(t *testing.T) {
 	var wait sync.WaitGroup
 	for _, tr := range trials {
 		wait.Go(func() {
-			for tr.node.subscribers(t) > 0 || tr.node.fds(t) > tr.fds {
+			for tr.node.subscribers(t) > 0 || tr.node.fds(t) > tr.fds+few {
 				if time.Since(cut) > 2*time.Minute {
 					t.Errorf("%s: %d subscribers and %d descriptors more than before are left", tr.name, tr.node.subscribers(t), tr.node.fds(t)-tr.fds)
 					return

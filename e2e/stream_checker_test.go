@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ type checker struct {
 	book     *book
 	nodes    func() []string // host:port, as a balancer knows them
 	dial     dialer
+	http2    *http.Client // nil: HTTP/1.1 by dial
 	channels uint64
 	query    string
 
@@ -57,6 +59,12 @@ type crowd struct {
 // until the test ends.
 func newCrowd(t testing.TB, b *book, n int, nodes []*process, channels func(i int) []int) *crowd {
 	t.Helper()
+	return newCrowdOf(t, b, n, nodes, channels, func(int, *checker) {})
+}
+
+// newCrowdOf is newCrowd with clients that are made special first.
+func newCrowdOf(t testing.TB, b *book, n int, nodes []*process, channels func(i int) []int, special func(i int, k *checker)) *crowd {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &crowd{book: b, cancel: cancel, patience: time.Minute} // the machine may be busy
 	c.meet(nodes...)
@@ -66,7 +74,9 @@ func newCrowd(t testing.TB, b *book, n int, nodes []*process, channels func(i in
 		for _, ch := range set {
 			query.Add("channel", channelName(ch))
 		}
-		c.all = append(c.all, &checker{book: b, nodes: c.balanced, dial: dialTCP, channels: bits(set...), query: query.Encode()})
+		k := &checker{book: b, nodes: c.balanced, dial: dialTCP, channels: bits(set...), query: query.Encode()}
+		special(i, k)
+		c.all = append(c.all, k)
 	}
 	t.Cleanup(c.leave)
 	for _, k := range c.all {
@@ -74,6 +84,12 @@ func newCrowd(t testing.TB, b *book, n int, nodes []*process, channels func(i in
 	}
 	c.await(t, "all clients listen", func(k *checker) bool { return k.begun })
 	return c
+}
+
+// from makes the first stream of k begin at a position.
+func (k *checker) from(at event.Position) {
+	k.last, k.begun = at.String(), true
+	k.account.start, k.account.channels = at, k.channels
 }
 
 // meet sets the nodes that the crowd's balancer knows.
@@ -218,15 +234,11 @@ var errNoNode = errors.New("the balancer knows no node")
 
 // follow opens one stream on any node and follows it to its end.
 func (k *checker) follow(ctx context.Context, pause *time.Duration) error {
-	header := ""
-	if k.last != "" {
-		header = "Last-Event-ID: " + k.last + "\r\n"
-	}
 	var w *wire
 	var err error
 	nodes := k.nodes()
 	for _, i := range rand.Perm(len(nodes)) { // a balancer asks another when one is down
-		if w, err = openWire(ctx, k.dial, nodes[i], k.query, header); err == nil || errors.As(err, new(statusError)) {
+		if w, err = k.ask(ctx, nodes[i]); err == nil || errors.As(err, new(statusError)) {
 			break
 		}
 	}
@@ -250,6 +262,16 @@ func (k *checker) follow(ctx context.Context, pause *time.Duration) error {
 			}
 		}
 	}
+}
+
+func (k *checker) ask(ctx context.Context, node string) (*wire, error) {
+	switch {
+	case k.http2 != nil:
+		return openOverHTTP2(ctx, k.http2, node, k.query, k.last)
+	case k.last != "":
+		return openWire(ctx, k.dial, node, k.query, "Last-Event-ID: "+k.last+"\r\n")
+	}
+	return openWire(ctx, k.dial, node, k.query, "")
 }
 
 // take notes what one event says.

@@ -37,7 +37,12 @@ func endureFaults(t *testing.T, mode string, persistence []string) {
 	// A small ring sends clients to the log, and few changes are enough to merge.
 	l, lines := linked(t, 2, persistence, "FRESHWIRE_SSE_MODE="+mode, "FRESHWIRE_SSE_RING_LEN=200", "FRESHWIRE_SSE_MERGE_OVER=50",
 		"FRESHWIRE_SSE_RETRY=200ms", "FRESHWIRE_SSE_RESET_SPREAD=500ms")
-	c := newCrowd(t, l.book, size(200, 1000), l.nodes, spreadOver(10))
+	http2 := newHTTP2Client()
+	c := newCrowdOf(t, l.book, size(200, 1000), l.nodes, spreadOver(10), func(i int, k *checker) {
+		if i%5 == 0 { // as behind a proxy, on a connection with others
+			k.http2 = http2
+		}
+	})
 	stop := l.publishing(t, 20*time.Millisecond, 10, "")
 	allReady := func() {
 		for _, p := range l.nodes {

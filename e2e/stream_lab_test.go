@@ -80,13 +80,16 @@ func (l *lab) publish(t testing.TB, channels ...int) int {
 }
 
 // publishMany appends n changes on channel 0 at once, to a log that keeps about
-// keep of them.
-func (l *lab) publishMany(t testing.TB, n int, keep int64) {
+// keep of them. pad is added to each as a field.
+func (l *lab) publishMany(t testing.TB, n int, keep int64, pad string) {
 	t.Helper()
 	pipe := l.redis.Client(t).Pipeline()
 	numbers := map[int]*redis.StringCmd{}
 	for range n {
 		n, c := l.book.begin(0)
+		if pad != "" {
+			c.Fields = map[string]any{"pad": pad}
+		}
 		data, err := json.Marshal(c)
 		if err != nil {
 			t.Fatal(err)

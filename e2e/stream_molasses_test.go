@@ -57,6 +57,7 @@ func TestStreamOfHealthyReadersIsNotHeldUpBySlowOnes(t *testing.T) {
 		silent.close()
 		dripping.close()
 		testkit.Until(t, "only the healthy are left", func() bool { return p.subscribers(t) == 50 })
+		testkit.Until(t, "nobody is blocked", func() bool { return p.metrics(t)["freshwire_sse_blocked"] == 0 })
 
 		stop()
 		v := c.verdict(t)

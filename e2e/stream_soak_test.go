@@ -136,10 +136,7 @@ type visitors struct {
 }
 
 func newVisitors(t testing.TB, p *process) *visitors {
-	var h2c http.Protocols
-	h2c.SetUnencryptedHTTP2(true)
-	v := &visitors{t: t, p: p, ways: map[string]int{}, overH2C: &http.Client{Transport: &http.Transport{Protocols: &h2c}}}
-	return v
+	return &visitors{t: t, p: p, ways: map[string]int{}, overH2C: newHTTP2Client()}
 }
 
 func (v *visitors) String() string { return fmt.Sprintf("%d visits %v", v.conns, v.ways) }

@@ -25,10 +25,14 @@ func TestStreamClientsThatLoseTheirNodeMissNothing(t *testing.T) {
 			back = append(back, k.opened.Sub(killed))
 			k.mu.Unlock()
 		}
+		goroutines := int(other.metrics(t)["go_goroutines"])
 		published := stop()
 		v := c.verdict(t)
-		t.Logf("storm, %s: back after %v; the other node took %v of CPU; %d changes; %v",
-			mode, back, other.cpu(t)-before, published, v)
+		t.Logf("storm, %s: back after %v; the other node took %v of CPU and has %d goroutines; %d changes; %v",
+			mode, back, other.cpu(t)-before, goroutines, published, v)
+		if taken := goroutines < 100; taken != (mode == "auto") {
+			t.Errorf("%d goroutines for %d streams: mode %s is not in force", goroutines, len(c.all), mode)
+		}
 		if v.resets > 0 {
 			t.Errorf("%d resets, want none: the other node has all history", v.resets)
 		}

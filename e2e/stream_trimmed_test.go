@@ -38,7 +38,7 @@ func TestStreamClientsThatStayedAwayAreResetOnce(t *testing.T) {
 				c.meet()
 				line.Cut()
 				for range tc.missed / 300 { // what the node itself cannot miss
-					l.publishMany(t, 300, tc.logLen)
+					l.publishMany(t, 300, tc.logLen, "")
 					testkit.Until(t, "the node has all", func() bool { return l.nodes[0].holds(t, l.book.len()) })
 				}
 				reached := l.book.last(bits(0)).String()

@@ -35,11 +35,17 @@ func (e protocolError) Error() string { return "protocol: " + string(e) }
 // wire is one open stream. It is read as the HTML standard says, and held
 // against docs/stream.md.
 type wire struct {
-	conn   net.Conn
+	conn   line
 	in     *bufio.Reader
 	data   []byte
 	long   []byte // a line longer than in
 	header http.Header
+}
+
+// line is what a wire needs of its connection.
+type line interface {
+	io.Closer
+	SetReadDeadline(time.Time) error
 }
 
 // silence is how long a stream may say nothing: pings are at most 20 s apart.
@@ -80,6 +86,38 @@ func openWire(ctx context.Context, dial dialer, node, query, header string) (*wi
 		w.in = bufio.NewReaderSize(resp.Body, 1<<10)
 	}
 	return w, nil
+}
+
+// openOverHTTP2 is openWire for a stream among others on one connection.
+func openOverHTTP2(ctx context.Context, client *http.Client, node, query, lastID string) (*wire, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+node+"/api/events?"+query, nil)
+	if err != nil {
+		return nil, err
+	}
+	if lastID != "" {
+		req.Header.Set("Last-Event-ID", lastID)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 {
+		resp.Body.Close()
+		return nil, statusError(resp.StatusCode)
+	}
+	return &wire{conn: http2Line{resp.Body}, in: bufio.NewReaderSize(resp.Body, 1<<10), header: resp.Header}, nil
+}
+
+// http2Line knows no deadlines: its connection is watched with others.
+type http2Line struct{ io.Closer }
+
+func (http2Line) SetReadDeadline(time.Time) error { return nil }
+
+// newHTTP2Client returns a client that speaks HTTP/2 without TLS.
+func newHTTP2Client() *http.Client {
+	var h2c http.Protocols
+	h2c.SetUnencryptedHTTP2(true)
+	return &http.Client{Transport: &http.Transport{Protocols: &h2c}}
 }
 
 // dialer connects to host:port.
