@@ -91,6 +91,21 @@ func TestLimitHoldsForAllNodesTogether(t *testing.T) {
 	}
 }
 
+// Streams tell it, too, also those whose connections are taken over.
+func TestOpenStreamTellsTheLimit(t *testing.T) {
+	for _, mode := range []string{"auto", "plain"} {
+		p, _, _ := oneNode(t, "FRESHWIRE_RATE_LIMIT=7/1h", "FRESHWIRE_SSE_MODE="+mode)
+		resp, err := http.Get(p.URL + "/api/events?channel=posts")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if s := standingOf(t, "a stream, "+mode, resp.Header); resp.StatusCode != 200 || s.limit != "7" || s.remaining != "6" {
+			t.Errorf("%s: %s %+v, want 200 and 6 of 7", mode, resp.Status, s)
+		}
+	}
+}
+
 // An EventSource gives up for good on 429, so it is told in a stream.
 func TestEventSourceOverTheLimitIsToldWhenToComeAgain(t *testing.T) {
 	p, _, _ := oneNode(t, "FRESHWIRE_RATE_LIMIT=1/1h")

@@ -12,12 +12,13 @@ import (
 )
 
 // stats is what the live page's tiles show. Counters count since the start of
-// this process; the page makes rates of them.
+// this process; the page makes rates of them. Of other nodes only streams are shown.
 type stats struct {
 	Uptime      float64            `json:"uptime_s"`
 	Version     string             `json:"version"`
 	Position    string             `json:"position"`
-	Subscribers float64            `json:"subscribers"`
+	Subscribers float64            `json:"subscribers"`  // of all nodes
+	StreamNodes int                `json:"stream_nodes"` // that have them
 	Queue       map[string]float64 `json:"queue"`
 	Cache       map[string]float64 `json:"cache"`
 	Events      map[string]float64 `json:"events"`
@@ -35,9 +36,14 @@ func (a *app) serveStats(w http.ResponseWriter, r *http.Request) {
 		Version:     version(),
 		Position:    a.changes.Position().String(),
 		Subscribers: by("freshwire_sse_subscribers", "")[""],
+		StreamNodes: 1,
 		Queue:       by("freshwire_queue_tasks", "state"),
 		Cache:       by("freshwire_read_requests_total", "verdict"),
 		Events:      by("freshwire_events_total", "status"),
+	}
+	if others := a.reporter.others.Load(); others != nil {
+		s.Subscribers += float64(others.Subscribers)
+		s.StreamNodes += others.Nodes
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(s)

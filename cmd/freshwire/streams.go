@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -84,6 +85,8 @@ type reporter struct {
 
 	uncounted prometheus.Counter
 	failing   bool // since the last log line
+
+	others atomic.Pointer[streamTotal] // what other nodes said last; of the web role alone, for its page
 }
 
 func (a *app) newReporter(addr net.Addr) *reporter {
@@ -137,7 +140,45 @@ func (r *reporter) announce(ctx context.Context) {
 			err = r.nodes.Announce(ctx, r.self.ID, word)
 		}
 	}
+	if err == nil && r.app.roles.web {
+		err = r.hear(ctx)
+	}
 	r.note(ctx, err)
+}
+
+// hear takes what the other nodes said last.
+func (r *reporter) hear(ctx context.Context) error {
+	nodes, err := r.all(ctx)
+	if err != nil {
+		return err
+	}
+	var others streamTotal
+	for _, n := range nodes {
+		if n.ID != r.self.ID {
+			others.add(n)
+		}
+	}
+	r.others.Store(&others)
+	return nil
+}
+
+// all returns the nodes that stream, newest first.
+func (r *reporter) all(ctx context.Context) ([]streamNode, error) {
+	words, err := r.nodes.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes := []streamNode{}
+	for _, word := range words {
+		var n streamNode
+		if err := json.Unmarshal(word, &n); err != nil { // of another version
+			r.app.log.WarnContext(ctx, "a stream node cannot be read", "err", err)
+			continue
+		}
+		nodes = append(nodes, n)
+	}
+	slices.SortFunc(nodes, func(x, y streamNode) int { return cmp.Or(y.Started.Compare(x.Started), cmp.Compare(x.ID, y.ID)) })
+	return nodes, nil
 }
 
 // now returns how this node's streams are.
@@ -189,23 +230,13 @@ func (r *reporter) note(ctx context.Context, err error) {
 // listStreams answers GET /admin/streams: the nodes that stream, newest first,
 // and what they do together.
 func (a *app) listStreams(ctx context.Context) (any, error) {
-	words, err := a.reporter.nodes.List(ctx)
+	nodes, err := a.reporter.all(ctx)
 	if err != nil {
 		return nil, err
 	}
-	answer := struct {
-		Nodes []streamNode `json:"nodes"`
-		Total streamTotal  `json:"total"`
-	}{Nodes: []streamNode{}}
-	for _, word := range words {
-		var n streamNode
-		if err := json.Unmarshal(word, &n); err != nil { // of another version
-			a.log.WarnContext(ctx, "a stream node cannot be read", "err", err)
-			continue
-		}
-		answer.Nodes = append(answer.Nodes, n)
-		answer.Total.add(n)
+	var total streamTotal
+	for _, n := range nodes {
+		total.add(n)
 	}
-	slices.SortFunc(answer.Nodes, func(x, y streamNode) int { return cmp.Or(y.Started.Compare(x.Started), cmp.Compare(x.ID, y.ID)) })
-	return answer, nil
+	return map[string]any{"nodes": nodes, "total": total}, nil
 }

@@ -93,6 +93,19 @@ func TestReporterTakesItsProcessOffTheList(t *testing.T) {
 	if _, port, err := net.SplitHostPort(n.Name); err != nil || port == "" || n.Role != "all" || n.Version == "" || !n.Started.Equal(a.started) || n.At.IsZero() {
 		t.Errorf("listed as %+v", n)
 	}
+	other, _ := json.Marshal(streamNode{ID: "other", streamCounts: streamCounts{Subscribers: 9}})
+	if err := a.reporter.nodes.Announce(t.Context(), "other", other); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.reporter.hear(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if o := a.reporter.others.Load(); o.Nodes != 1 || o.Subscribers != 9 {
+		t.Errorf("the others are %+v, want one node with 9 streams", o)
+	}
+	if err := a.reporter.nodes.Leave(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
 	stop()
 	if err := testkit.Wait(t, over, "the reporter"); err != nil {
 		t.Error(err)

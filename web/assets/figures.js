@@ -52,7 +52,7 @@ export class Figures {
     this.#show('queue', pending + active + retry, count(pending + active + retry), [
       active && `${count(active)} running`, retry && `${count(retry)} retrying`, archived && `${count(archived)} given up`,
     ], archived > 0);
-    this.#show('clients', stats.subscribers, count(stats.subscribers), [stats.subscribers === 1 ? 'stream' : 'streams']);
+    this.#show('clients', stats.subscribers, count(stats.subscribers), [stats.subscribers === 1 ? 'stream' : 'streams', stats.stream_nodes > 1 && `on ${stats.stream_nodes} nodes`]);
     const delays = this.#delays.map((d) => d.ms).sort((a, b) => a - b);
     const at = (share) => delays[Math.min(delays.length - 1, Math.floor(share * delays.length))];
     this.#show('latency', at(0.5), ms(at(0.5)), [delays.length ? `p95 ${ms(at(0.95))}` : 'none heard yet']);
