@@ -65,9 +65,9 @@ const (
 	tabsAtOnce = 7
 )
 
-// front is what stands between the browser and freshwire: it can refuse, hang
+// doorway is what stands between the browser and freshwire: it can refuse, hang
 // up, come back, and serve our scripts with something changed in them.
-type front struct {
+type doorway struct {
 	server  *httptest.Server
 	refuses atomic.Bool  // answers 502, as a proxy in the middle of a deploy
 	refused atomic.Int64 // streams
@@ -77,13 +77,13 @@ type front struct {
 // change makes a variant of a script that lacks something.
 type change struct{ file, text, instead string }
 
-func newFront(t *testing.T, to string, changes ...change) *front {
+func newDoorway(t *testing.T, to string, changes ...change) *doorway {
 	t.Helper()
 	target, err := url.Parse(to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{changes: changes}
+	f := &doorway{changes: changes}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(target) },
 		FlushInterval:  -1,
@@ -115,7 +115,7 @@ func newFront(t *testing.T, to string, changes ...change) *front {
 	return f
 }
 
-func (f *front) rewrite(resp *http.Response) error {
+func (f *doorway) rewrite(resp *http.Response) error {
 	for _, c := range f.changes {
 		if path.Base(resp.Request.URL.Path) != c.file {
 			continue
@@ -138,7 +138,7 @@ func (f *front) rewrite(resp *http.Response) error {
 }
 
 // cut breaks every connection that there is.
-func (f *front) cut() { f.server.CloseClientConnections() }
+func (f *doorway) cut() { f.server.CloseClientConnections() }
 
 // tab is one page that stays open.
 type tab struct {
@@ -152,7 +152,7 @@ type tab struct {
 type watched struct {
 	t       *testing.T
 	p       *process
-	front   *front
+	door    *doorway
 	browser context.Context
 	patient time.Duration // with tabs, before there is a complaint
 	tabs    []*tab
@@ -181,7 +181,7 @@ func (w *watched) open() *tab {
 	}
 	bound, stop := context.WithTimeout(ctx, w.patient)
 	defer stop()
-	tb.err = chromedp.Do(bound, chromedp.Navigate(w.front.server.URL+"/tab"))
+	tb.err = chromedp.Do(bound, chromedp.Navigate(w.door.server.URL+"/tab"))
 	w.tabs = append(w.tabs, tb)
 	return tb
 }
@@ -253,7 +253,7 @@ func (w *watched) set(tb *tab, state page.SetWebLifecycleStateState) {
 	}
 }
 
-// edit tells freshwire of an edit, past the front, and returns the event's id.
+// edit tells freshwire of an edit, past the door, and returns the event's id.
 func (w *watched) edit() string {
 	w.t.Helper()
 	body := fmt.Sprintf(`{"type":"article.updated","data":{"id":"%s-%d"}}`, path.Base(w.t.Name()), w.made.Add(1))
@@ -428,7 +428,7 @@ func deploy(w *watched) {
 	w.refuseUntilItGaveUp()
 	w.editTimes(5)
 	w.published()
-	w.front.refuses.Store(false)
+	w.door.refuses.Store(false)
 	w.all("the stream is open again", isOpen)
 	w.editTimes(5)
 }
@@ -440,10 +440,10 @@ func (w *watched) refuseUntilItGaveUp() {
 	bare := w.tabs[0]
 	value[bool](w.t, bare.ctx, `window.bare = new (Object.getPrototypeOf(EventSource))('/api/events?channel=article'); true`)
 	w.is(bare, "the bare EventSource is open", `window.bare.readyState === 1`)
-	w.front.refuses.Store(true)
-	w.front.cut()
+	w.door.refuses.Store(true)
+	w.door.cut()
 	w.is(bare, "the bare EventSource gave up", `window.bare.readyState === 2`)
-	testkit.Until(w.t, "the tabs asked again", func() bool { return w.front.refused.Load() >= 4 })
+	testkit.Until(w.t, "the tabs asked again", func() bool { return w.door.refused.Load() >= 4 })
 	w.all("the stream is down", isNotOpen)
 }
 
@@ -454,7 +454,7 @@ func TestOpenPagesMissNothingAndShowNothingTwice(t *testing.T) {
 	setup := func(t *testing.T, changes ...change) *watched {
 		ctx, cancel := chromedp.NewContext(chromium) // its own tabs end with it
 		t.Cleanup(cancel)
-		return &watched{t: t, p: p, front: newFront(t, p.URL, changes...), browser: ctx, patient: testkit.Patience}
+		return &watched{t: t, p: p, door: newDoorway(t, p.URL, changes...), browser: ctx, patient: testkit.Patience}
 	}
 
 	t.Run("seven tabs on one line", func(t *testing.T) {
@@ -483,10 +483,10 @@ func TestOpenPagesMissNothingAndShowNothingTwice(t *testing.T) {
 	})
 	t.Run("offline and back", func(t *testing.T) {
 		w := setup(t)
-		w.openAll(tabsAtOnce)
+		w.openAll(4)
 		w.editTimes(3)
 		w.offline(true)
-		w.front.cut()
+		w.door.cut()
 		w.all("the stream is down", isNotOpen)
 		w.editTimes(5)
 		w.published()
@@ -496,7 +496,7 @@ func TestOpenPagesMissNothingAndShowNothingTwice(t *testing.T) {
 	})
 	t.Run("the server is killed", func(t *testing.T) {
 		w := setup(t)
-		w.openAll(tabsAtOnce)
+		w.openAll(4)
 		w.editTimes(5)
 		w.published()
 		p.kill()
@@ -513,7 +513,7 @@ func TestOpenPagesMissNothingAndShowNothingTwice(t *testing.T) {
 		w.refuseUntilItGaveUp()
 		w.editTimes(5)
 		w.published()
-		w.front.refuses.Store(false)
+		w.door.refuses.Store(false)
 		w.clean()
 		w.lines(1)
 	})
@@ -525,7 +525,7 @@ func TestOpenPagesMissNothingAndShowNothingTwice(t *testing.T) {
 	})
 	t.Run("the leader is frozen", func(t *testing.T) {
 		w := setup(t)
-		w.openAll(tabsAtOnce)
+		w.openAll(4)
 		leader := w.leader()
 		w.set(leader, page.SetWebLifecycleStateStateFrozen)
 		leader.gone = true
@@ -555,7 +555,7 @@ func TestOpenPagesMissNothingAndShowNothingTwice(t *testing.T) {
 		if err := chromedp.Do(own); err != nil {
 			t.Fatal(err)
 		}
-		do(t, own, "opening the page", chromedp.Navigate(w.front.server.URL+"/"), chromedp.WaitVisible("#article-title"))
+		do(t, own, "opening the page", chromedp.Navigate(w.door.server.URL+"/"), chromedp.WaitVisible("#article-title"))
 		shows(t, own, "the stream is open", `document.querySelector('#state').dataset.state === 'open'`)
 		shows(t, own, "the article is there", `document.querySelector('#article').dataset.version === '1'`)
 		w.lines(1)
@@ -583,10 +583,10 @@ func TestOpenPagesMissNothingAndShowNothingTwice(t *testing.T) {
 		patient time.Duration
 		want    string
 	}{
-		{"sharing", []change{{"stream.js", "!globalThis.navigator?.locks", "true"}}, sevenTabs, 5 * time.Second, "did not load"},
+		{"sharing", []change{{"stream.js", "!globalThis.navigator?.locks", "true"}}, sevenTabs, 3 * time.Second, "did not load"},
 		{"dedupe", []change{{"stream.js", "!newer(position, this.position)", "false"}}, frozenTab, testkit.Patience, "is there 2 times"},
 		{"resume", []change{{"line.js", "this.position ? `", "false ? `"}}, deploy, testkit.Patience, "told to read everything again: missed"},
-		{"robbery", append(impatient, noFreezeEvent, change{"stream.js", "this.#queue(true)", "0"}), hangingLeader, 10 * time.Second, "did not hear"},
+		{"robbery", append(impatient, noFreezeEvent, change{"stream.js", "this.#queue(true)", "0"}), hangingLeader, 6 * time.Second, "did not hear"},
 	} {
 		t.Run("judge sees the lack of "+variant.lacks, func(t *testing.T) {
 			w := setup(t, variant.changes...)

@@ -183,11 +183,11 @@ export class Line {
   }
 }
 
-/** Whether position a is after b: two numbers. What is no position is before all, so that the server judges it. */
-export function newer(a, b) {
-  const [[a1, a2], [b1, b2]] = [a, b].map((p) => (/^\d+-\d+$/.test(p) ? p.split('-').map(Number) : [-1, 0]));
-  return a1 > b1 || (a1 === b1 && a2 > b2);
-}
+/** Whether position a is after b. What is no position is before all, so that the server judges it. */
+export const newer = (a, b) => sortable(a) > sortable(b);
+
+// Two numbers of up to 64 bits, more than a number of ours holds.
+const sortable = (p) => (/^\d+-\d+$/.test(p) ? p.split('-').map((n) => n.padStart(20, '0')).join() : '');
 
 function parse(text) {
   try {

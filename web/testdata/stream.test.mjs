@@ -109,8 +109,9 @@ test('what is not newer is told once, and what has no position each time', () =>
   say('b', '10-0'); // newer as a number, not as text
   say('a', '9-1');
   say('news', '9-1'); // without an id the browser repeats the last one
-  say('c', '18446744073709551-3');
-  assert.deepEqual(told('change').map((s) => s.data.id), ['a', 'b', 'news', 'c']);
+  say('c', '18446744073709551615-18446744073709551614');
+  say('d', '18446744073709551615-18446744073709551615');
+  assert.deepEqual(told('change').map((s) => s.data.id), ['a', 'b', 'news', 'c', 'd']);
   stream.close();
 });
 
