@@ -18,6 +18,7 @@ type nowhere struct{ bytes int }
 
 func (s *nowhere) watch(*shard, *subscriber) error { return nil }
 func (s *nowhere) ready()                          {}
+func (s *nowhere) unsent() int                     { return 0 }
 func (s *nowhere) end([]byte)                      {}
 func (s *nowhere) write(b []byte) (int, error)     { s.bytes += len(b); return len(b), nil }
 

@@ -28,11 +28,15 @@ import (
 
 // serve answers h over HTTP/1.1 and unencrypted HTTP/2.
 func serve(t testing.TB, h http.Handler) *httptest.Server {
+	return serveFor(t, h, 300*time.Millisecond) // must not end streams
+}
+
+func serveFor(t testing.TB, h http.Handler, timeout time.Duration) *httptest.Server {
 	s := httptest.NewUnstartedServer(h)
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
-	s.Config.WriteTimeout, s.Config.ReadTimeout = 300*time.Millisecond, 300*time.Millisecond // must not end streams
+	s.Config.WriteTimeout, s.Config.ReadTimeout = timeout, timeout
 	s.Start()
 	t.Cleanup(s.Close)
 	return s
@@ -580,6 +584,25 @@ func testBlockedSocket(t *testing.T, way way) {
 	}
 }
 
+func TestClientThatIsGoneBeforeItsStreamBegins(t *testing.T) {
+	h := testHandler(t, nil, Config{})
+	c := newClient(h, "a")
+	ours, theirs := net.Pipe()
+	theirs.Close()
+	s := &subscriber{key: "a", behind: &backlog{fresh: true}}
+	h.hub.admit(s)
+	pumpConn(ours, c.sh, s, time.Second)
+	testkit.Until(t, "the shard is told", func() bool {
+		c.sh.mu.Lock()
+		defer c.sh.mu.Unlock()
+		return len(c.sh.in.signals) > 0
+	})
+	c.sh.pass()
+	if n := h.hub.Subscribers(); n != 0 || !s.closed {
+		t.Errorf("%d subscribers", n)
+	}
+}
+
 func TestBlockedHTTP2StreamIsClosed(t *testing.T) {
 	h := testHandler(t, nil, Config{WriteTimeout: 300 * time.Millisecond})
 	s := serve(t, h)
@@ -617,7 +640,7 @@ func TestEverythingIsBackToZeroAfterClientsCameAndWent(t *testing.T) {
 func testBackToZero(t *testing.T, way way) {
 	l := &list{}
 	h := way.handler(t, l, Config{MaxPerAddress: 1000})
-	s := serve(t, h)
+	s := serveFor(t, h, 10*time.Second) // a hundred requests at once take a while on a busy machine
 	before := runtime.NumGoroutine()
 	{
 		c := way.client()

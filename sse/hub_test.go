@@ -168,6 +168,7 @@ type wire struct {
 
 func (w *wire) watch(*shard, *subscriber) error { return nil }
 func (w *wire) ready()                          {}
+func (w *wire) unsent() int                     { return 0 }
 func (w *wire) end(b []byte)                    { w.write(b); w.over = true }
 func (w *wire) write(b []byte) (int, error) {
 	if w.room >= 0 {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,9 +16,14 @@ type pump struct {
 	tell    func(happening)
 	send    func([]byte) error // blocks for up to timeout
 	timeout time.Duration
-	out     chan []byte // holds what is being written, and last words behind it
-	busy    bool        // of the shard alone
+	out     chan []byte  // holds what is being written, and last words behind it
+	left    atomic.Int64 // bytes that were taken and not sent
+	busy    bool         // of the shard alone
 }
+
+// maxPiece is what a pump sends at a time: a client that reads so much within
+// the write timeout is slow, not blocked.
+const maxPiece = 8 << 10
 
 func newPump(sh *shard, s *subscriber, timeout time.Duration, send func([]byte) error) *pump {
 	return &pump{send: send, timeout: timeout, out: make(chan []byte, 2), tell: func(what happening) {
@@ -31,11 +38,13 @@ func (p *pump) write(b []byte) (int, error) {
 		return 0, nil
 	}
 	p.busy = true
+	p.left.Add(int64(len(b)))
 	p.out <- bytes.Clone(b) // the shard uses b again
 	return len(b), nil
 }
 
-func (p *pump) ready() { p.busy = false }
+func (p *pump) ready()      { p.busy = false }
+func (p *pump) unsent() int { return int(p.left.Load()) }
 
 func (p *pump) end(b []byte) {
 	if len(b) > 0 {
@@ -52,14 +61,17 @@ func (p *pump) run(ctx context.Context) {
 			if !ok {
 				return
 			}
-			start := time.Now()
-			if err := p.send(b); err != nil {
-				if time.Since(start) >= p.timeout {
-					p.tell(stalled)
-				} else {
-					p.tell(hungUp)
+			for piece := range slices.Chunk(b, maxPiece) {
+				start := time.Now()
+				if err := p.send(piece); err != nil {
+					if time.Since(start) >= p.timeout {
+						p.tell(stalled)
+					} else {
+						p.tell(hungUp)
+					}
+					return
 				}
-				return
+				p.left.Add(-int64(len(piece)))
 			}
 			p.tell(writable)
 		case <-ctx.Done():
@@ -95,7 +107,7 @@ func responseWriter(w http.ResponseWriter, timeout time.Duration) (send func([]b
 	}, nil
 }
 
-// pumpConn serves s on a connection that was taken over, where sockets cannot
+// pumpConn joins s on a connection that was taken over, where sockets cannot
 // be watched otherwise.
 func pumpConn(conn net.Conn, sh *shard, s *subscriber, timeout time.Duration) {
 	p := newPump(sh, s, timeout, func(b []byte) error {
@@ -106,6 +118,7 @@ func pumpConn(conn net.Conn, sh *shard, s *subscriber, timeout time.Duration) {
 		return err
 	})
 	s.sock = p
+	sh.accept(s) // before anything is told of it
 	ctx, hangUp := context.WithCancel(context.Background())
 	go func() {
 		defer hangUp()

@@ -410,10 +410,15 @@ func (sh *shard) expire(s *subscriber) {
 	case sh.now >= s.ends:
 		sh.goaway(s, "age", 100*time.Millisecond+rand.N(2*time.Second))
 	case b != nil && b.full:
-		if sh.now >= b.since+sh.hub.cfg.WriteTimeout {
-			sh.hub.metrics.stalled.Add(1)
-			sh.close(s)
+		if sh.now < b.since+sh.hub.cfg.WriteTimeout {
+			break
 		}
+		if left := s.sock.unsent(); left < b.unsent {
+			b.since, b.unsent = sh.now, left
+			break
+		}
+		sh.hub.metrics.stalled.Add(1)
+		sh.close(s)
 	case sh.ring == nil:
 		if sh.now >= s.written+startTimeout {
 			sh.goaway(s, "unavailable", unavailableRetry())

@@ -1,6 +1,7 @@
 package sse
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -30,28 +31,38 @@ const sendBuffer = 64 << 10
 const freedWithin = 28 * time.Second
 
 // newSocket returns nil for a connection that has no descriptor of its own.
-func newSocket(conn net.Conn, heartbeat time.Duration) socket {
-	c, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil
-	}
+func newSocket(conn net.Conn) socket {
 	s := &rawSocket{conn: conn, fd: -1}
-	err = raw.Control(func(fd uintptr) {
-		s.fd = int(fd)
-		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
-		// A ping comes a heartbeat after the client vanished, at the latest, and
-		// is not confirmed.
-		silence := max(freedWithin-heartbeat, 5*time.Second)
-		_ = unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
-	})
-	if err != nil || s.fd < 0 {
+	control(conn, func(fd int) { s.fd = fd })
+	if s.fd < 0 {
 		return nil
 	}
 	return s
+}
+
+// bound bounds what the kernel keeps for a connection, and for how long.
+func bound(conn net.Conn, cfg Config) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	control(conn, func(fd int) {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		// A ping comes a heartbeat after the client vanished, at the latest, and
+		// is not confirmed. The bound counts for a client that does not read, too.
+		silence := max(freedWithin-cfg.Heartbeat, cfg.WriteTimeout, 5*time.Second)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
+	})
+}
+
+// control calls do with the descriptor of conn, if it has one.
+func control(conn net.Conn, do func(fd int)) {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { do(int(fd)) }) // closed already: the first write tells
+	}
 }
 
 func (s *rawSocket) watch(sh *shard, sub *subscriber) error {
@@ -86,6 +97,14 @@ func (s *rawSocket) write(b []byte) (n int, err error) {
 }
 
 func (s *rawSocket) ready() {}
+
+func (s *rawSocket) unsent() int {
+	n, err := unix.IoctlGetInt(s.fd, unix.SIOCOUTQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 func (s *rawSocket) end(b []byte) {
 	if len(b) > 0 {

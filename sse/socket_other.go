@@ -2,14 +2,13 @@
 
 package sse
 
-import (
-	"net"
-	"time"
-)
+import "net"
 
 // poller watches sockets, where that is done without a goroutine for each.
 type poller struct{}
 
 func (*poller) close() {}
 
-func newSocket(net.Conn, time.Duration) socket { return nil }
+func newSocket(net.Conn) socket { return nil }
+
+func bound(net.Conn, Config) {}

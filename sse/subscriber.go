@@ -50,6 +50,10 @@ type socket interface {
 	// ready is called when writable was heard.
 	ready()
 
+	// unsent returns how much of what was taken the client does not have yet:
+	// less than before means that it reads, if slowly.
+	unsent() int
+
 	// end takes b if it can, and ends the connection once what was taken is on
 	// its way.
 	end(b []byte)
@@ -61,7 +65,8 @@ type backlog struct {
 	pos    event.Position // the cursor: all up to it is written or in rest, or not for this subscriber
 	reset  string         // reason of a reset to be told, before anything after rest
 	due    time.Duration  // when to tell it
-	since  time.Duration  // when the socket was found full
+	since  time.Duration  // when the socket was found full, or last took something
+	unsent int            // by the socket, then
 	missed int            // records read from the log since the ring last served it
 
 	fresh   bool // pos is the head that it finds
@@ -107,7 +112,7 @@ func (b *backlog) cut(frames []*frame, n int) {
 // blocked waits until the socket of s takes more.
 func (sh *shard) blocked(s *subscriber) {
 	b := s.behind
-	b.full, b.since = true, sh.now
+	b.full, b.since, b.unsent = true, sh.now, s.sock.unsent()
 	sh.hub.metrics.blocked.Add(1)
 	sh.watch(s)
 }

@@ -17,6 +17,7 @@ func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, s *subscriber
 		return false
 	}
 	_ = conn.SetDeadline(time.Time{}) // else the first write fails
+	bound(conn, h.cfg)
 
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 200 OK\r\n")
@@ -27,11 +28,11 @@ func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, s *subscriber
 	s.behind.rest = bytes.Clone(head.Bytes())
 
 	sh := h.hub.shard()
-	if sock := newSocket(conn, h.cfg.Heartbeat); sock != nil && !h.portable {
+	if sock := newSocket(conn); sock != nil && !h.portable {
 		s.sock = sock
+		sh.accept(s)
 	} else {
 		pumpConn(conn, sh, s, h.cfg.WriteTimeout)
 	}
-	sh.accept(s)
 	return true
 }
