@@ -20,6 +20,9 @@ import (
 // are served as before, memory is bounded, and the blocked are closed.
 func TestStreamOfHealthyReadersIsNotHeldUpBySlowOnes(t *testing.T) {
 	inBothModes(t, func(t *testing.T, mode string) {
+		if mode == "plain" && !tortured() {
+			t.Skip("skipped: FRESHWIRE_TORTURE_STREAM=1 asks for it")
+		}
 		const stalled = 200
 		halfSent := size(200, 1000)
 		l := newLab(t, 1, nil, "FRESHWIRE_SSE_MODE="+mode, "FRESHWIRE_SSE_WRITE_TIMEOUT=2s", "FRESHWIRE_SSE_RING_LEN=60", "FRESHWIRE_LOG_HISTORY=60", "GOGC=50")
