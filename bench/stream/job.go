@@ -57,6 +57,7 @@ type result struct {
 	EmptyPSS, FewPSS, ManyPSS int64         `json:",omitempty"` // bytes
 	BytesFew, BytesMany       float64       `json:",omitempty"` // a connection, beyond the empty server
 	Setup                     float64       `json:",omitempty"` // connections a second
+	SetupCPU                  time.Duration `json:",omitempty"` // of the server, a connection
 	ToAll                     time.Duration `json:",omitempty"` // one message to all of Many
 
 	// fan-out
@@ -150,17 +151,31 @@ func (j job) idle(c *crowd) (r result, err error) {
 		*into, err = memory(j.PID)
 		return err
 	}
+	var used time.Duration
+	join := func(n int) (time.Duration, error) {
+		before, err := processorTime(j.PID)
+		if err != nil {
+			return 0, err
+		}
+		took, err := c.join(n, "", expectNext)
+		if err != nil {
+			return 0, err
+		}
+		after, err := processorTime(j.PID)
+		used += after - before
+		return took, err
+	}
 	if err := look(&r.EmptyPSS); err != nil {
 		return r, err
 	}
-	first, err := c.join(j.Few, "", expectNext)
+	first, err := join(j.Few)
 	if err != nil {
 		return r, err
 	}
 	if err := look(&r.FewPSS); err != nil {
 		return r, err
 	}
-	second, err := c.join(j.Many-j.Few, "", expectNext)
+	second, err := join(j.Many - j.Few)
 	if err != nil {
 		return r, err
 	}
@@ -170,6 +185,7 @@ func (j job) idle(c *crowd) (r result, err error) {
 	r.BytesFew = float64(r.FewPSS-r.EmptyPSS) / float64(j.Few)
 	r.BytesMany = float64(r.ManyPSS-r.EmptyPSS) / float64(j.Many)
 	r.Setup = float64(j.Many) / (first + second).Seconds()
+	r.SetupCPU = used / time.Duration(j.Many)
 
 	before := c.delivered.Load()
 	publish, closeIt, err := j.Target.publisher()

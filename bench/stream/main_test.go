@@ -62,7 +62,7 @@ func TestEveryServerIsMeasured(t *testing.T) {
 	o := s.options
 	for _, name := range rep.order() {
 		found := rep.Rounds[0]
-		if r := found[measureIdle][name]; r.EmptyPSS <= 0 || r.ManyPSS <= 0 || r.Setup <= 0 || r.ToAll <= 0 {
+		if r := found[measureIdle][name]; r.EmptyPSS <= 0 || r.ManyPSS <= 0 || r.Setup <= 0 || r.SetupCPU <= 0 || r.ToAll <= 0 {
 			t.Errorf("%s, idle: %+v", name, r)
 		}
 		for _, measure := range []string{measureMax, measureMany} {

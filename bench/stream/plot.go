@@ -8,12 +8,13 @@ import (
 	"html"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
 // panel is one group of bars: a figure of every server.
 type panel struct {
-	title   string
+	title   string // {few} and {many} stand for numbers
 	better  string
 	measure string
 	of      func(result) float64
@@ -36,14 +37,14 @@ func fixed(f float64) func(*report) float64 { return func(*report) float64 { ret
 func showKB(f float64) string { return kb(f) + " KB" }
 
 var panels = []panel{
-	{"Memory of an idle connection", "less is better", measureIdle, bytesMany, showKB, fixed(4096)},
+	{"Memory of an idle connection, of {many}", "less is better", measureIdle, bytesMany, showKB, fixed(4096)},
 	{"Connections set up a second", "more is better", measureIdle, setup, showRate, fixed(15_000)},
 	{"Most deliveries a second, one core", "more is better", measureMax, deliveries, showRate, shareOf(1.2, nameNchan, measureMax, deliveries)},
 	{"Most deliveries a second, two cores with the load", "more is better", measureTwo, deliveries, showRate, fixed(1e6)},
-	{"Many subscribers, 10 messages a second: p99", "less is better", measureMany, duration(p99), showTime, shareOf(1, nameNchan, measureMany, duration(p99))},
+	{"{many} subscribers, 10 messages a second: p99", "less is better", measureMany, duration(p99), showTime, shareOf(1, nameNchan, measureMany, duration(p99))},
 	{"Replay to all that came back at once", "less is better", measureReplay, duration(all), showTime, shareOf(0.25, nameNchan, measureReplay, duration(all))},
-	{"Few subscribers, 20 messages a second: p99", "less is better", measureFew, duration(p99), showTime, nil},
-	{"Server's time a delivery, many subscribers", "less is better", measureMany, duration(func(r result) time.Duration { return r.CPU }), showTime, nil},
+	{"{few} subscribers, 20 messages a second: p99", "less is better", measureFew, duration(p99), showTime, nil},
+	{"Server's time a delivery, {many} subscribers", "less is better", measureMany, duration(func(r result) time.Duration { return r.CPU }), showTime, nil},
 }
 
 // Sizes of the plot, in its own units.
@@ -72,15 +73,16 @@ func (r *report) plot() ([]byte, error) {
 	for i, p := range shown {
 		r.panel(&b, p, servers, i%2*panelWidth, i/2*height)
 	}
-	fmt.Fprintf(&b, `<text x="8" y="%d" fill="#777" font-size="11">%s, %d cores, %s; medians of %d rounds, the thin line spans them; dashed: the goal</text>`+"\n",
-		total-8, html.EscapeString(r.CPU), r.Cores, r.At.Format(time.DateOnly), len(r.Rounds))
+	fmt.Fprintf(&b, `<text x="8" y="%d" fill="#777" font-size="11">%s, %d cores, %s; medians of %s, the thin line spans them; dashed: the goal</text>`+"\n",
+		total-8, html.EscapeString(r.CPU), r.Cores, r.At.Format(time.DateOnly), rounds(len(r.Rounds)))
 	b.WriteString("</svg>\n")
 	return b.Bytes(), nil
 }
 
 func (r *report) panel(b *bytes.Buffer, p panel, servers []string, x, y int) {
+	title := strings.NewReplacer("{few}", thousands(float64(r.Options.Few)), "{many}", thousands(float64(r.Options.Many))).Replace(p.title)
 	fmt.Fprintf(b, `<text x="%d" y="%d" fill="#111" font-weight="600">%s</text><text x="%d" y="%d" fill="#777" text-anchor="end" font-size="11">%s</text>`+"\n",
-		x+8, y+26, html.EscapeString(p.title), x+panelWidth-12, y+26, p.better)
+		x+8, y+26, html.EscapeString(title), x+panelWidth-12, y+26, p.better)
 	goal := 0.0
 	if p.goal != nil {
 		goal = p.goal(r)
@@ -97,6 +99,9 @@ func (r *report) panel(b *bytes.Buffer, p panel, servers []string, x, y int) {
 	left := x + labelWidth
 	width := float64(panelWidth - labelWidth - valueWidth)
 	at := func(f float64) float64 { return float64(left) + width*f/most }
+	if goal > 0 {
+		fmt.Fprintf(b, `<path d="M%.1f %dv%d" stroke="#c33" stroke-width="1.5" stroke-dasharray="4 3"/>`+"\n", at(goal), y+titleSpace-5, rowHeight*len(servers)+4)
+	}
 	for i, name := range servers {
 		top := y + titleSpace + i*rowHeight
 		fmt.Fprintf(b, `<text x="%d" y="%d" fill="#333" text-anchor="end">%s</text>`, left-8, top+11, html.EscapeString(name))
@@ -110,10 +115,7 @@ func (r *report) panel(b *bytes.Buffer, p panel, servers []string, x, y int) {
 		if len(values) > 1 {
 			fmt.Fprintf(b, `<path d="M%.1f %.1fH%.1f" stroke="#111"/>`, at(slices.Min(values)), middle, at(slices.Max(values)))
 		}
-		fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#111">%s</text>`+"\n", at(math.Max(m, slices.Max(values)))+6, top+11, html.EscapeString(p.show(m)))
-	}
-	if goal > 0 {
-		fmt.Fprintf(b, `<path d="M%.1f %dv%d" stroke="#c33" stroke-width="1.5" stroke-dasharray="4 3"/>`+"\n", at(goal), y+titleSpace-5, rowHeight*len(servers)+4)
+		fmt.Fprintf(b, `<text x="%.1f" y="%d" fill="#111" stroke="#fff" stroke-width="3" paint-order="stroke">%s</text>`+"\n", at(math.Max(m, slices.Max(values)))+6, top+11, html.EscapeString(p.show(m)))
 	}
 }
 

@@ -112,6 +112,7 @@ var tables = []table{
 		{"MiB empty", size(func(r result) int64 { return r.EmptyPSS }), showMiB},
 		{"MiB with many", size(func(r result) int64 { return r.ManyPSS }), showMiB},
 		{"set up/s", setup, showRate},
+		{"server's time each", duration(func(r result) time.Duration { return r.SetupCPU }), showTime},
 		{"one message to all", duration(func(r result) time.Duration { return r.ToAll }), showTime},
 	}},
 	{measureMax, func(o options) string {
@@ -202,7 +203,7 @@ func (r *report) print(w io.Writer) {
 		versions = append(versions, name+" "+r.Versions[name])
 	}
 	fmt.Fprintln(w, strings.Join(versions, ", "))
-	fmt.Fprintf(w, "messages of %d bytes, HTTP/1.1 without TLS; medians of %d rounds (least – most), each measurement %v on a fresh server\n", messageSize, len(r.Rounds), o.Length)
+	fmt.Fprintf(w, "messages of %d bytes, HTTP/1.1 without TLS; medians of %s (least – most), each measurement %v on a fresh server\n", messageSize, rounds(len(r.Rounds)), o.Length)
 	for _, t := range tables {
 		if !slices.Contains(o.Measures, t.measure) {
 			continue
@@ -216,7 +217,7 @@ func (r *report) print(w io.Writer) {
 		for _, name := range r.order() {
 			fmt.Fprint(tw, name)
 			for i, c := range t.columns {
-				fmt.Fprintf(tw, "\t%s", cell(r.of(t.measure, name, c.of), c.show, i < 3))
+				fmt.Fprintf(tw, "\t%s", cell(r.of(t.measure, name, c.of), c.show, i < 3 || t.measure == measureIdle && i == 4))
 			}
 			fmt.Fprintln(tw, "\t")
 		}
@@ -237,6 +238,13 @@ func (r *report) print(w io.Writer) {
 	for _, name := range slices.Sorted(maps.Keys(r.LeftOut)) {
 		fmt.Fprintln(w, r.LeftOut[name])
 	}
+}
+
+func rounds(n int) string {
+	if n == 1 {
+		return "one round"
+	}
+	return fmt.Sprintf("%d rounds", n)
 }
 
 // cell shows the median, and the spread where there is room and one.
