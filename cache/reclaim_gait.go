@@ -7,7 +7,7 @@ import (
 
 const (
 	leastBatch = 10                    // names; where one takes a millisecond, others wait for ten
-	mostBatch  = 640                   // names; Redis turns to others within a pipeline, too, after 16 to 32 KiB of it
+	mostBatch  = 160                   // names; Redis may run a whole pipeline before it turns to others, 10 µs for each
 	quickBatch = 2 * time.Millisecond  // what takes less is doubled
 	slowBatch  = 4 * time.Millisecond  // what takes longer is halved
 	maxPause   = 50 * time.Millisecond // after one batch
