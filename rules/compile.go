@@ -22,6 +22,7 @@ type Set struct {
 	rules   []rule
 	targets []string
 	implied bool // no rules were given: one for every event
+	private func(channel string) bool
 }
 
 // rule is a compiled Rule.
@@ -85,6 +86,11 @@ func Compile(rs []Rule, targets []string) (*Set, error) {
 	}
 	return s, errors.Join(c.mistakes...)
 }
+
+// Private says which channels are not for all: where a plan has too many, these
+// keep their names, in place of everybody being told. It is called before the
+// first Plan.
+func (s *Set) Private(is func(channel string) bool) { s.private = is }
 
 // Coalesces reports whether a plan of s may ask to wait for more events.
 func (s *Set) Coalesces() bool {

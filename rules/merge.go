@@ -20,6 +20,9 @@ func Merge(plans ...Plan) Plan {
 		m.plan.Capped = m.plan.Capped || p.Capped
 		m.plan.Coalesce = max(m.plan.Coalesce, p.Coalesce)
 		m.plan.Refill = max(m.plan.Refill, p.Refill)
+		if p.private != nil {
+			m.plan.private = p.private
+		}
 		for k, list := range [...][]string{p.Purge.Tags, p.Purge.Keys, p.Purge.Patterns, p.Purge.Paths, p.Channels} {
 			for _, v := range list {
 				m.keep(kind(k), v)
@@ -36,8 +39,10 @@ func Merge(plans ...Plan) Plan {
 	slices.Sort(m.plan.Rules)
 	m.plan.Rules = slices.Compact(m.plan.Rules)
 	m.plan.Fields = mergeFields(plans)
-	if slices.Contains(m.lists[channels], event.Everybody) {
-		m.lists[channels] = []string{event.Everybody}
+	if told := m.lists[channels]; slices.Contains(told, event.Everybody) {
+		m.lists[channels] = slices.DeleteFunc(told, func(ch string) bool {
+			return ch != event.Everybody && (m.plan.private == nil || !m.plan.private(ch))
+		})
 	}
 	return m.finish()
 }

@@ -16,7 +16,7 @@ import (
 // An event that says itself what to purge (ev.Purge) has that purged in place
 // of what the rules say, and every target told.
 func (s *Set) Plan(ev event.Event) Plan {
-	p := &planner{set: s, ev: ev, env: newEnv(ev)}
+	p := &planner{set: s, ev: ev, env: newEnv(ev), plan: Plan{private: s.private}}
 	for i := range s.rules {
 		if s.rules[i].matches(ev) {
 			p.apply(&s.rules[i])
@@ -297,8 +297,7 @@ func (p *planner) finish() Plan {
 			why := fmt.Errorf("%d, at most %d for one event", len(p.lists[k]), kinds[k].count)
 			if kind(k) == channels {
 				p.plan.Capped = true
-				p.problem(kinds[k].name, why, "everybody is told instead")
-				p.lists[k] = []string{event.Everybody}
+				p.lists[k] = p.tellAll(p.lists[k], why)
 				continue
 			}
 			p.everything(kinds[k].name, why)
@@ -316,6 +315,28 @@ func (p *planner) finish() Plan {
 	p.plan.Purge.Patterns, p.plan.Purge.Paths = p.lists[patterns], p.lists[paths]
 	p.plan.Channels = p.lists[channels]
 	return p.plan
+}
+
+// tellAll tells everybody in place of too many public channels. A private one
+// keeps its name: what is on it alone is not for everybody.
+func (p *planner) tellAll(list []string, why error) []string {
+	var public, private []string
+	for _, ch := range list {
+		if p.plan.private != nil && p.plan.private(ch) {
+			private = append(private, ch)
+		} else {
+			public = append(public, ch)
+		}
+	}
+	if over := len(private) - MaxPrivate; over > 0 {
+		p.problem(kinds[channels].name, fmt.Errorf("%d private ones, at most %d for one event", len(private), MaxPrivate), "the others are not told")
+		private = private[:MaxPrivate]
+	}
+	if len(public) > MaxChannels || slices.Contains(public, event.Everybody) {
+		p.problem(kinds[channels].name, why, "everybody is told instead")
+		public = []string{event.Everybody}
+	}
+	return append(public, private...)
 }
 
 // problem notes what went wrong and what was done instead. Values are not in

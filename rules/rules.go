@@ -80,17 +80,21 @@ type Plan struct {
 	Rules    []int         // that matched, from 0; none: the event is kept, marked "no rule"
 	Problems []string      // for people: what failed on this event, and what was done instead
 	Capped   bool          // one of the limits below was reached
+
+	private func(channel string) bool // see Set.Private
 }
 
 // Limits of a plan. What would be purged beyond them is not forgotten:
 // everything is purged instead (Purge.All), and Problems says so. With more
-// channels than MaxChannels everybody is told, on the one channel event.Everybody.
+// channels than MaxChannels everybody is told, on the one channel event.Everybody,
+// save of private ones, see Set.Private.
 const (
 	MaxTags     = 1000
 	MaxKeys     = 1000
 	MaxPatterns = 64
 	MaxPaths    = 100
 	MaxChannels = 64
+	MaxPrivate  = 1000 // private channels, where there are more than MaxChannels in all
 )
 
 // Lengths in bytes. No entry has a longer tag or key and nobody can subscribe

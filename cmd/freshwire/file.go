@@ -107,6 +107,9 @@ func (s *site) compile(doc *yamlfile.Doc) error {
 	errs = append(errs, err)
 	s.channels, err = session.CompileChannels(s.file.Channels)
 	errs = append(errs, err, checkForeign(s.file.Foreign.Channels))
+	if s.rules != nil && s.channels.HasPrivate() {
+		s.rules.Private(s.channels.Private)
+	}
 	known := map[string]int{}
 	for i, route := range s.file.Routes {
 		at := fmt.Sprintf("routes[%d]", i)

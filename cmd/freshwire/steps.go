@@ -45,14 +45,8 @@ func (a *app) plan(ev event.Event) rules.Plan {
 	if ev.Source != revalidateSource {
 		return p
 	}
-	for _, tag := range ev.Purge.Tags {
-		if feed.ValidChannel(tag) && !slices.Contains(p.Channels, tag) {
-			p.Channels = append(p.Channels, tag)
-		}
-	}
-	if len(p.Channels) > rules.MaxChannels {
-		p.Channels = []string{event.Everybody}
-	}
+	told := slices.DeleteFunc(slices.Clone(ev.Purge.Tags), func(tag string) bool { return !feed.ValidChannel(tag) })
+	p = rules.Merge(p, rules.Plan{Channels: told})
 	// A delivery id is the id of an event of ours: the site that we told calls
 	// back, and telling it again would go round for ever.
 	if ev.DeliveryID != "" {
