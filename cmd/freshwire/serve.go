@@ -155,7 +155,7 @@ func serve(ctx context.Context, r roles) error {
 }
 
 func listen(env environment, log *slog.Logger, reg prometheus.Registerer) (net.Listener, error) {
-	config := net.ListenConfig{Control: endSilentConnections}
+	config := net.ListenConfig{Control: endSilentConnections, KeepAlive: keepAlive}
 	l, err := config.Listen(context.Background(), "tcp", env.listenAddr())
 	if err != nil {
 		return nil, fmt.Errorf("%w\nFRESHWIRE_ADDR or PORT chooses another address; port 0 picks a free one", err)
