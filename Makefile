@@ -54,6 +54,7 @@ bench: deps ## benchmarks, each beside its reference
 	$(GO) run ./bench/purge
 	$(GO) run ./bench/memory
 	$(GO) run ./bench/ingest
+	$(GO) run ./bench/stream
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 lint: ## gofmt, vet, staticcheck
