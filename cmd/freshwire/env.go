@@ -37,7 +37,7 @@ type environment struct {
 	SpoolDir string `envconfig:"FRESHWIRE_SPOOL_DIR" desc:"Directory of the durable journal of accepted webhooks, one for each web process, on a disk that outlives it. Unset: webhooks are answered 503 while Redis is away." shown:"dev: a temporary one, else none"`
 	Ack      string `envconfig:"FRESHWIRE_ACK" default:"durable" desc:"durable: a webhook is acknowledged once the journal (without one: Redis) has it. replicated: also one Redis replica."`
 
-	CORSOrigins    []string `envconfig:"FRESHWIRE_CORS_ORIGINS" desc:"Exact origins, with commas between, that may read the stream and the routes with credentials."`
+	CORSOrigins    []string `envconfig:"FRESHWIRE_CORS_ORIGINS" desc:"Exact origins, with commas between, that may read the stream, the routes and sessions with credentials."`
 	RateLimit      string   `envconfig:"FRESHWIRE_RATE_LIMIT" shown:"100/1m, off in dev" desc:"Requests of one client address (of one /64 in IPv6) on /api/* in so long, all nodes together; webhooks and /api/revalidate do not count. At most 9999999, and 24h; 0 is no limit. See limits.md."`
 	SSEMode        string   `envconfig:"FRESHWIRE_SSE_MODE" default:"auto" desc:"auto takes HTTP/1.1 connections over, so that an idle stream holds neither goroutine nor buffer; plain serves all with the ordinary handler, as HTTP/2 always is."`
 	TLSCert        string   `envconfig:"FRESHWIRE_TLS_CERT" desc:"Certificate file: serve TLS with HTTP/2. Without it HTTP/1.1 and h2c."`
