@@ -43,7 +43,7 @@ func TestEndOfASessionReachesEveryTailInItsPlace(t *testing.T) {
 		if err := l.EndSession(t.Context(), ""); err == nil {
 			t.Error("a session without a name was ended")
 		}
-	})
+	}, "redis", "embedded")
 }
 
 func TestEndOfASessionMakesALogWhereThereIsNone(t *testing.T) {
