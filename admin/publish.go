@@ -41,7 +41,7 @@ func NewPublishHandler(publish Publisher, log *slog.Logger) http.Handler {
 		id, err := publish(r.Context(), channels, data)
 		switch {
 		case errors.Is(err, ErrPublish):
-			Problem(w, http.StatusBadRequest, strings.TrimPrefix(err.Error(), ErrPublish.Error()+": "))
+			Problem(w, http.StatusBadRequest, "This cannot be published: "+strings.TrimPrefix(err.Error(), ErrPublish.Error()+": ")+".")
 		case err != nil:
 			unavailable(w, r, log, "publishing", err)
 		default:

@@ -60,7 +60,7 @@ func TestPublishTellsWhatCannotBe(t *testing.T) {
 		want int
 		says string
 	}{
-		{fmt.Errorf("%w: a bad name", ErrPublish), 400, `"detail":"a bad name"`},
+		{fmt.Errorf("%w: a bad name", ErrPublish), 400, `published: a bad name."`},
 		{errors.New("secret detail"), 503, "Redis"},
 	} {
 		h := NewPublishHandler(func(context.Context, []string, []byte) (string, error) { return "", tc.err }, testkit.Logger(t))

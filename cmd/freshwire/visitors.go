@@ -94,9 +94,9 @@ func (a *app) publish(ctx context.Context, channels []string, data []byte) (stri
 	at, err := a.changes.AppendRaw(ctx, channels, data)
 	switch {
 	case errors.Is(err, feed.ErrChannels):
-		return "", fmt.Errorf("%w: A channel is 1 to %d bytes of text without control characters and *.", admin.ErrPublish, feed.MaxChannelName)
+		return "", fmt.Errorf("%w: a channel is 1 to %d bytes of text without control characters and *", admin.ErrPublish, feed.MaxChannelName)
 	case errors.Is(err, feed.ErrData):
-		return "", fmt.Errorf("%w: data is one JSON object of at most 64 KiB.", admin.ErrPublish)
+		return "", fmt.Errorf("%w: data is one JSON object of at most 64 KiB", admin.ErrPublish)
 	}
 	return at.String(), err
 }
