@@ -24,11 +24,11 @@ func TestStreamClientsThatComeAndGoLeaveNothing(t *testing.T) {
 		l.publishing(t, 20*time.Millisecond, 10, "")
 		p := l.nodes[0]
 		visitors := newVisitors(t, p)
-		visitors.wave(250) // pools are filled, connections to Redis are open
+		wave := size(500, 1000)
+		visitors.wave(wave) // pools are filled, connections to Redis are open
 		start := settled(t, p, resources{}, true)
-		waves := size(4, 20)
-		for range waves {
-			visitors.wave(size(500, 1000))
+		for range size(4, 20) {
+			visitors.wave(wave)
 		}
 		end := settled(t, p, start, false)
 		t.Logf("coming and going, %s: %s; before %v; after %v", mode, visitors, start, end)

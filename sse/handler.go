@@ -95,7 +95,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		h.log.WarnContext(r.Context(), "who opens a stream is not known", "err", err)
-		h.goaway(w, "unavailable", unavailableRetry())
+		h.goaway(w, r, "unavailable", unavailableRetry())
 		return
 	}
 	h.stream(w, r, viewOf(channels, all), listener, resume(r, query))
@@ -192,7 +192,7 @@ func resume(r *http.Request, query url.Values) resumePoint {
 // stream serves one subscriber: to its end, or until the connection is taken over.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request, key string, who Listener, from resumePoint) {
 	if h.hub.draining.Load() {
-		h.goaway(w, "drain", h.hub.drainRetry())
+		h.goaway(w, r, "drain", h.hub.drainRetry())
 		return
 	}
 	s := &subscriber{key: key, session: who.Session, behind: &backlog{rest: appendRetry(nil, h.cfg.Retry)}}
@@ -209,7 +209,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, key string, who
 		s.behind.fresh = true
 	}
 	if !h.hub.admit(s) {
-		h.goaway(w, "overload", overloadRetry())
+		h.goaway(w, r, "overload", overloadRetry())
 		return
 	}
 	if h.takeOver(w, r, s) {
@@ -231,13 +231,10 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, key string, who
 	p.run(r.Context())
 }
 
-// goaway answers that there is no stream now, and when to ask again. It is no
-// error: a browser would never come back.
-func (h *Handler) goaway(w http.ResponseWriter, reason string, retry time.Duration) {
-	h.hub.metrics.goaways.WithLabelValues(reason).Inc()
-	h.hub.metrics.goneAway.Add(1)
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(appendGoaway(nil, reason, retry))
+// goaway answers that there is no stream now, and when to ask again.
+func (h *Handler) goaway(w http.ResponseWriter, r *http.Request, reason string, retry time.Duration) {
+	h.hub.metrics.goaway(reason)
+	Refuse(w, r, reason, retry)
 }
 
 func (h *Handler) address(r *http.Request) string {

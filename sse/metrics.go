@@ -60,3 +60,8 @@ func (m *metrics) reset(reason string) {
 	m.resets.WithLabelValues(reason).Inc()
 	m.resetAll.Add(1)
 }
+
+func (m *metrics) goaway(reason string) {
+	m.goaways.WithLabelValues(reason).Inc()
+	m.goneAway.Add(1)
+}

@@ -28,6 +28,8 @@ type shard struct {
 	slots    []*subscriber  // nil where free
 	free     []int32
 	open     int
+	left     int    // closed since the last sweep
+	served   int    // in the pass, who is behind
 	turns    uint32 // how often a slot was taken
 	topics   topics
 	sessions map[string][]*subscriber
@@ -83,9 +85,13 @@ func (sh *shard) accept(s *subscriber) {
 func (sh *shard) post(put func(*inbox)) {
 	sh.mu.Lock()
 	put(&sh.in)
-	if !sh.running && len(sh.in.joins) > 0 {
+	switch {
+	case sh.running:
+	case len(sh.in.joins) > 0:
 		sh.running = true
 		go sh.run()
+	default:
+		sh.in = inbox{} // nobody is there
 	}
 	sh.mu.Unlock()
 	sh.signal()
@@ -143,7 +149,7 @@ func (sh *shard) rest() bool {
 	sh.ring, sh.told = nil, event.Position{}
 	sh.wheel = wheel{tick: sh.wheel.tick}
 	sh.reader = newReader()
-	sh.slots, sh.free, sh.waiting, sh.ahead = nil, nil, nil, nil
+	sh.slots, sh.free, sh.waiting, sh.ahead, sh.left = nil, nil, nil, nil, 0
 	if sh.poll != nil {
 		sh.poll.close()
 		sh.poll = nil
@@ -153,34 +159,19 @@ func (sh *shard) rest() bool {
 
 // pass does all there is to do now.
 func (sh *shard) pass() {
+	r := sh.hub.ring.Load() // before the inbox, where a session's end is put before what comes after it
 	sh.mu.Lock()
 	in := sh.in
 	sh.in = inbox{}
 	sh.mu.Unlock()
-	sh.now = sh.hub.now()
+	sh.now, sh.served = sh.hub.now(), 0
 
-	if r := sh.hub.ring.Load(); r != sh.ring {
+	sh.endSessions(in.sessions)
+	if r != sh.ring {
 		sh.follow(r)
 	}
 	if len(in.live) > 0 {
 		sh.broadcast(in.live, sh.told)
-	}
-	for _, s := range in.joins {
-		sh.join(s)
-	}
-	for _, p := range in.pages {
-		sh.turnPage(p)
-	}
-	for _, sig := range in.signals {
-		sh.hear(sig)
-	}
-	for _, session := range in.sessions {
-		for _, s := range slices.Clone(sh.sessions[session]) {
-			sh.goaway(s, "session", time.Second)
-		}
-	}
-	if sh.hub.draining.Load() {
-		sh.eachOpen(func(s *subscriber) { sh.goaway(s, "drain", sh.hub.drainRetry()) })
 	}
 	again := sh.waiting
 	sh.waiting = nil
@@ -190,10 +181,33 @@ func (sh *shard) pass() {
 			sh.serve(s)
 		}
 	}
+	for _, s := range in.joins {
+		sh.join(s)
+	}
+	sh.endSessions(in.sessions) // of who just joined, too
+	for _, p := range in.pages {
+		sh.turnPage(p)
+	}
+	for _, sig := range in.signals {
+		sh.hear(sig)
+	}
+	if sh.hub.draining.Load() {
+		sh.eachOpen(func(s *subscriber) { sh.goaway(s, "drain", sh.hub.drainRetry()) })
+	}
 	sh.wheel.advance(sh.now, sh.expire)
 	sh.read()
+	clear(sh.frames) // must not keep old frames alive
+	sh.frames = sh.frames[:0]
 	sh.hub.metrics.passes.Add(1)
 	sh.hub.metrics.add(&sh.tally)
+}
+
+func (sh *shard) endSessions(ended []string) {
+	for _, session := range ended {
+		for _, s := range slices.Clone(sh.sessions[session]) {
+			sh.goaway(s, "session", time.Second)
+		}
+	}
 }
 
 func (sh *shard) eachOpen(do func(*subscriber)) {
@@ -221,7 +235,14 @@ func (sh *shard) follow(r *ring) {
 				return
 			}
 			b := sh.fall(s, told)
-			if b.reset, b.due = r.reason, sh.now+sh.hub.resetDelay(); b.due > sh.now {
+			b.reading = false // whatever the log says of a life that is over
+			switch {
+			case !s.opened: // nothing is shown yet
+				b.due = sh.now
+			case b.reset == "":
+				b.due = sh.now + sh.hub.resetDelay()
+			}
+			if b.reset = r.reason; b.due > sh.now {
 				sh.watch(s)
 			} else {
 				sh.later(s)
@@ -295,8 +316,9 @@ func (sh *shard) deliver(v *view, told event.Position) {
 			sh.close(s)
 			continue
 		}
+		sh.tally.bytes += uint64(n)
 		b := sh.fall(s, told)
-		b.cut(due, n)
+		sh.count(b.cut(due, n))
 		sh.blocked(s)
 	}
 	sh.tally.deliveries += uint64(served * len(due))
@@ -330,7 +352,7 @@ func (sh *shard) join(s *subscriber) {
 	}
 	if err := s.sock.watch(sh, s); err != nil {
 		sh.hub.log.Warn("stream cannot be watched", "err", err)
-		sh.close(s)
+		sh.goaway(s, "unavailable", unavailableRetry())
 		return
 	}
 	if sh.hub.draining.Load() {
@@ -373,7 +395,9 @@ func (sh *shard) hear(sig signal) {
 		if b := s.behind; b != nil && b.full {
 			b.full = false
 			sh.hub.metrics.blocked.Add(-1)
-			sh.serve(s)
+			if sh.serve(s); !s.closed {
+				sh.watch(s) // a reset or a ping may be due before the timeout would have been
+			}
 		}
 	case stalled:
 		sh.hub.metrics.stalled.Add(1)
@@ -425,6 +449,8 @@ func (sh *shard) expire(s *subscriber) {
 		}
 	case b != nil && b.reset != "" && sh.now >= b.due:
 		sh.serve(s)
+	case !s.opened && b.reading && sh.now >= s.written+sh.hub.cfg.Heartbeat: // the log does not answer, and a ping may not come before ready
+		sh.goaway(s, "unavailable", unavailableRetry())
 	case s.opened && sh.now >= s.written+sh.hub.cfg.Heartbeat:
 		sh.ping(s)
 	}
@@ -443,8 +469,7 @@ func (sh *shard) later(s *subscriber) {
 
 // goaway says that we close and when to come back, and closes.
 func (sh *shard) goaway(s *subscriber, reason string, retry time.Duration) {
-	sh.hub.metrics.goaways.WithLabelValues(reason).Inc()
-	sh.hub.metrics.goneAway.Add(1)
+	sh.hub.metrics.goaway(reason)
 	out := appendGoaway(nil, reason, retry)
 	if b := s.behind; b != nil {
 		out = append(slices.Clone(b.rest), out...)
@@ -481,4 +506,21 @@ func (sh *shard) end(s *subscriber, last []byte) {
 	s.behind = nil
 	s.sock.end(last)
 	sh.hub.release(s)
+	if sh.left++; sh.left > sh.open+maxLeft {
+		sh.sweep()
+	}
+}
+
+// maxLeft bounds those who left and are still on some list, beside as many as are open.
+const maxLeft = 1024
+
+// sweep forgets who left where they are not looked for otherwise.
+func (sh *shard) sweep() {
+	sh.left = 0
+	gone := func(s *subscriber) bool { return s.closed }
+	sh.ahead = slices.DeleteFunc(sh.ahead, gone)
+	for pos, readers := range sh.reader.wanted {
+		sh.reader.wanted[pos] = slices.DeleteFunc(readers, gone)
+	}
+	sh.wheel.sweep(gone)
 }

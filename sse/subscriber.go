@@ -17,6 +17,11 @@ const (
 const (
 	maxBatch = 32 << 10 // bytes of frames
 	maxServe = 8        // batches for one subscriber, before others have their turn
+
+	// When so many who are behind were served and it took so long, the rest
+	// waits for the next pass: who keeps up is not to wait for them.
+	minServed = 16
+	maxBehind = 5 * time.Millisecond
 )
 
 // subscriber is one stream. It belongs to its shard.
@@ -67,6 +72,7 @@ type backlog struct {
 	due    time.Duration  // when to tell it
 	since  time.Duration  // when the socket was found full, or last took something
 	unsent int            // by the socket, then
+	page   int            // records to be read from the log at a time
 	missed int            // records read from the log since the ring last served it
 
 	fresh   bool // pos is the head that it finds
@@ -91,22 +97,24 @@ func (sh *shard) live(s *subscriber) {
 	s.view.join(s)
 }
 
-// cut says that only n bytes of frames were written.
-func (b *backlog) cut(frames []*frame, n int) {
+// cut says that only n bytes of frames were written. It returns those that
+// were begun.
+func (b *backlog) cut(frames []*frame, n int) (begun []*frame) {
 	b.rest = nil
-	for _, f := range frames {
+	for i, f := range frames {
 		if n == 0 {
-			return
+			return frames[:i]
 		}
 		if !f.pos.IsZero() { // not live only
 			b.pos = f.pos
 		}
 		if n < len(f.wire) {
 			b.rest = f.wire[n:]
-			return
+			return frames[:i+1]
 		}
 		n -= len(f.wire)
 	}
+	return frames
 }
 
 // blocked waits until the socket of s takes more.
@@ -120,9 +128,13 @@ func (sh *shard) blocked(s *subscriber) {
 // serve writes what s has before it: what a write left, a reset, what it
 // missed. Once that is all, s is live.
 func (sh *shard) serve(s *subscriber) {
+	sh.served++
 	for range maxServe {
 		if b := s.behind; s.closed || b == nil || b.full || b.reading {
 			return
+		}
+		if sh.served > minServed && sh.hub.now()-sh.now > maxBehind {
+			break
 		}
 		if !sh.step(s) {
 			return
@@ -169,6 +181,7 @@ func (sh *shard) step(s *subscriber) (more bool) {
 		return false
 	}
 
+	clear(sh.frames)
 	sh.frames = sh.frames[:0]
 	for _, f := range r.after(b.pos) {
 		if s.view.wants(f) {
@@ -253,7 +266,7 @@ func (sh *shard) send(s *subscriber, out []byte, frames []*frame, to event.Posit
 		}
 	case len(frames) == 0: // not reached: then before is all
 	default:
-		b.cut(frames, n-before)
+		sh.count(b.cut(frames, n-before))
 	}
 	sh.blocked(s)
 	return false

@@ -1,6 +1,9 @@
 package sse
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // wheel is a timing wheel: who must be looked at, by the tick when (Varghese
 // and Lauck, "Hashed and Hierarchical Timing Wheels", 1987, with one wheel
@@ -57,6 +60,14 @@ func (w *wheel) advance(now time.Duration, fire func(*subscriber)) {
 			clear(due)
 			w.spare = due[:0]
 		}
+	}
+}
+
+// sweep drops who is gone.
+func (w *wheel) sweep(gone func(*subscriber) bool) {
+	for i, slot := range w.slots {
+		w.slots[i] = slices.DeleteFunc(slot, gone)
+		w.size -= len(slot) - len(w.slots[i])
 	}
 }
 
