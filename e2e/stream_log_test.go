@@ -61,7 +61,7 @@ func dialSlowly(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+	conn.(*net.TCPConn).SetReadBuffer(64 << 10)
 	return &slowLine{Conn: conn, ctx: ctx}, nil
 }
 
