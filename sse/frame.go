@@ -95,7 +95,9 @@ func appendRetry(dst []byte, d time.Duration) []byte {
 }
 
 func appendReady(dst []byte, at event.Position) []byte {
-	return appendControl(dst, at.String(), "ready", map[string]any{"position": at.String()})
+	id := at.String() // digits and a dash
+	dst, _ = appendEvent(dst, id, "ready", []byte(`{"position":"`+id+`"}`))
+	return dst
 }
 
 func appendReset(dst []byte, reason string, at event.Position) []byte {
