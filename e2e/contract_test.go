@@ -517,13 +517,13 @@ rules:
 routes:
   - { path: "/webhooks/x", origin: "http://127.0.0.1/{id}" }
   - { path: "/a", origin: "${NOT_SET_ANYWHERE}/a", ttl: soon }
-channels: [{ match: "user:{user}", session: true }]
+channels: [{ match: "user:{user}", sesion: true }]
 `)
 	_, errs, code := freshwire(t, []string{"FRESHWIRE_CONFIG=" + config, "LOG_LEVEL=loud"}, "check")
 	if code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	for _, say := range []string{"LOG_LEVEL", "ghost", `"tgas"; did you mean "tags"`, "NOT_SET_ANYWHERE", "soon", "channels", ":2:", ":3:", ":6:", ":11:"} {
+	for _, say := range []string{"LOG_LEVEL", "ghost", `"tgas"; did you mean "tags"`, "NOT_SET_ANYWHERE", "soon", `"sesion"; did you mean "session"`, ":2:", ":3:", ":6:", ":11:"} {
 		if !strings.Contains(errs, say) {
 			t.Errorf("%q is not said in:\n%s", say, errs)
 		}

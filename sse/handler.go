@@ -223,6 +223,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, key string, who
 		problem(w, http.StatusInternalServerError, "this server cannot stream")
 		return
 	}
+	h.leave(r)
 	w.WriteHeader(http.StatusOK)
 	sh := h.hub.shard()
 	p := newPump(sh, s, h.cfg.WriteTimeout, send)

@@ -33,6 +33,7 @@ func serve(t testing.TB, h http.Handler) *httptest.Server {
 
 func serveFor(t testing.TB, h http.Handler, timeout time.Duration) *httptest.Server {
 	s := httptest.NewUnstartedServer(h)
+	s.Config.ConnContext = ConnContext
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)

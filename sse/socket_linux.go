@@ -28,11 +28,14 @@ const sendBuffer = 64 << 10
 
 // freedWithin is how long after a client vanished without a word everything of
 // it is free.
-const freedWithin = 28 * time.Second
+const freedWithin = 27 * time.Second
 
 // newSocket returns nil for a connection that has no descriptor of its own.
 func newSocket(conn net.Conn) socket {
 	s := &rawSocket{conn: conn, fd: -1}
+	if _, ok := conn.(*tls.Conn); ok {
+		return nil
+	}
 	control(conn, func(fd int) { s.fd = fd })
 	if s.fd < 0 {
 		return nil
@@ -40,22 +43,26 @@ func newSocket(conn net.Conn) socket {
 	return s
 }
 
-// bound bounds what the kernel keeps for a connection, and for how long.
-func bound(conn net.Conn, cfg Config) {
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
+// limitBuffer bounds what the kernel keeps for conn.
+func limitBuffer(conn net.Conn) {
+	control(conn, func(fd int) { _ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer) })
+}
+
+// limitSilence bounds how long the kernel keeps what is not confirmed.
+func limitSilence(conn net.Conn, cfg Config) {
+	// A ping comes a heartbeat after the client vanished, at the latest, and
+	// is not confirmed. The bound counts for a client that does not read, too.
+	silence := max(freedWithin-cfg.Heartbeat, cfg.WriteTimeout, 5*time.Second)
 	control(conn, func(fd int) {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
-		// A ping comes a heartbeat after the client vanished, at the latest, and
-		// is not confirmed. The bound counts for a client that does not read, too.
-		silence := max(freedWithin-cfg.Heartbeat, cfg.WriteTimeout, 5*time.Second)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
 	})
 }
 
 // control calls do with the descriptor of conn, if it has one.
 func control(conn net.Conn, do func(fd int)) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
 	c, ok := conn.(syscall.Conn)
 	if !ok {
 		return

@@ -1,9 +1,12 @@
 package sse
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/freshwire/freshwire/event"
 	"github.com/freshwire/freshwire/internal/testkit"
+	"golang.org/x/sys/unix"
 )
 
 func TestSlowReaderIsServedWhileItReads(t *testing.T) {
@@ -47,4 +51,32 @@ func TestSlowReaderIsServedWhileItReads(t *testing.T) {
 		t.Errorf("%d subscribers, %d stalled, want the slow reader", n.Subscribers, n.Stalled)
 	}
 	testkit.Until(t, "it is closed when it reads no more", func() bool { return h.hub.Subscribers() == 0 })
+}
+
+// A ping that is not confirmed ends the connection, whoever serves it.
+func TestVanishedClientIsFoundOnEveryKindOfConnection(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			h := way.handler(t, nil, Config{Heartbeat: 12 * time.Second})
+			h.hub.Reset("", at(7))
+			s := httptest.NewUnstartedServer(h)
+			conns := make(chan net.Conn, 1)
+			s.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+				conns <- conn
+				return ConnContext(ctx, conn)
+			}
+			s.Config.Protocols = new(http.Protocols)
+			s.Config.Protocols.SetHTTP1(true)
+			s.Config.Protocols.SetUnencryptedHTTP2(true)
+			s.Start()
+			t.Cleanup(s.Close)
+			stream, _ := listen(t, way.client(), s.URL, "channel=posts", "")
+			next(t, stream)
+			got := 0
+			control(<-conns, func(fd int) { got, _ = unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) })
+			if want := 15_000; got != want {
+				t.Errorf("unconfirmed bytes are kept for %d ms, want %d", got, want)
+			}
+		})
+	}
 }

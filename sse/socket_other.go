@@ -11,4 +11,6 @@ func (*poller) close() {}
 
 func newSocket(net.Conn) socket { return nil }
 
-func bound(net.Conn, Config) {}
+func limitBuffer(net.Conn) {}
+
+func limitSilence(net.Conn, Config) {}

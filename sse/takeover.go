@@ -2,6 +2,8 @@ package sse
 
 import (
 	"bytes"
+	"context"
+	"net"
 	"net/http"
 	"time"
 )
@@ -17,7 +19,8 @@ func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, s *subscriber
 		return false
 	}
 	_ = conn.SetDeadline(time.Time{}) // else the first write fails
-	bound(conn, h.cfg)
+	limitBuffer(conn)
+	limitSilence(conn, h.cfg)
 
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 200 OK\r\n")
@@ -35,4 +38,24 @@ func (h *Handler) takeOver(w http.ResponseWriter, r *http.Request, s *subscriber
 		pumpConn(conn, sh, s, h.cfg.WriteTimeout)
 	}
 	return true
+}
+
+type connKey struct{}
+
+// ConnContext is for http.Server: with it a vanished client is found as soon
+// on a connection that stays net/http's as on one that was taken over.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// leave bounds what is kept for the connection of r, which stays net/http's.
+func (h *Handler) leave(r *http.Request) {
+	conn, ok := r.Context().Value(connKey{}).(net.Conn)
+	if !ok {
+		return
+	}
+	limitSilence(conn, h.cfg)
+	if r.ProtoMajor == 1 { // later ones carry other answers, too
+		limitBuffer(conn)
+	}
 }
