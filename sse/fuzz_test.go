@@ -11,11 +11,13 @@ import (
 
 // FuzzHub is the model test, its steps chosen by the fuzzer.
 func FuzzHub(f *testing.F) {
-	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
-		if err := model(t, f, func(*Handler, []*client) {}); err != nil {
-			t.Fatal(err)
-		}
-	}))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		rapid.MakeFuzz(func(rt *rapid.T) {
+			if err := model(rt, t, func(*Handler, []*client) {}); err != nil {
+				rt.Fatal(err)
+			}
+		})(t, in)
+	})
 }
 
 // FuzzChannels: whatever names two requests give, they share a view only if
