@@ -11,7 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/freshwire/freshwire/bench/internal/rig"
 )
 
 // report is all that was measured.
@@ -28,7 +28,7 @@ type report struct {
 }
 
 func newReport(s *stand) *report {
-	r := &report{Go: runtime.Version(), Kernel: kernel(), CPU: processor(), Cores: runtime.NumCPU(), At: time.Now().UTC().Truncate(time.Second), Options: s.options,
+	r := &report{Go: runtime.Version(), Kernel: rig.Kernel(), CPU: rig.Processor(), Cores: runtime.NumCPU(), At: time.Now().UTC().Truncate(time.Second), Options: s.options,
 		Versions: s.versions(), Measures: map[string][]measure{}, LeftOut: s.leftOut}
 	for _, srv := range s.servers {
 		r.order = append(r.order, srv.name)
@@ -148,27 +148,6 @@ func (r *report) write(file string) error {
 		return err
 	}
 	return os.WriteFile(file, append(b, '\n'), 0o644)
-}
-
-func kernel() string {
-	var name unix.Utsname
-	if unix.Uname(&name) != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(name.Release[:])
-}
-
-func processor() string {
-	info, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	for line := range strings.Lines(string(info)) {
-		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
 }
 
 // short prints three digits or so.

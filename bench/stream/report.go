@@ -15,7 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/freshwire/freshwire/bench/internal/rig"
 )
 
 // report is all that was measured.
@@ -30,7 +30,7 @@ type report struct {
 }
 
 func newReport(s *stand) *report {
-	return &report{Go: runtime.Version(), Kernel: kernel(), CPU: processor(), Cores: runtime.NumCPU(), At: time.Now().UTC().Truncate(time.Second),
+	return &report{Go: runtime.Version(), Kernel: rig.Kernel(), CPU: rig.Processor(), Cores: runtime.NumCPU(), At: time.Now().UTC().Truncate(time.Second),
 		Options: s.options, Versions: s.versions(), LeftOut: s.leftOut}
 }
 
@@ -292,27 +292,6 @@ func redraw(file string, out outputs) error {
 	r.print(os.Stdout)
 	out.json = ""
 	return out.write(&r)
-}
-
-func kernel() string {
-	var name unix.Utsname
-	if unix.Uname(&name) != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(name.Release[:])
-}
-
-func processor() string {
-	info, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	for line := range strings.Lines(string(info)) {
-		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
 }
 
 // short prints three digits or so.
