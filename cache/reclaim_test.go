@@ -572,7 +572,16 @@ func TestOthersAreServedWhileALargeTagIsReclaimed(t *testing.T) {
 	testkit.Go(t, l.reclaim.run)
 	start := time.Now()
 	l.ReclaimLater(Purge{Tags: []string{"posts"}}, after(10))
-	testkit.Until(t, "all is deleted", func() bool { return rdb.DBSize(t.Context()).Val() == 0 })
+	for left := before; left > 0; { // the whole may take long on a busy machine, a tenth of it may not
+		goal := max(0, left-before/10)
+		testkit.Until(t, "the next tenth is deleted", func() bool {
+			n, err := rdb.DBSize(t.Context()).Result()
+			if err == nil {
+				left = n
+			}
+			return err == nil && n <= goal
+		})
+	}
 	took := time.Since(start)
 	stop()
 	t.Logf("%d keys given back in %v, worst wait of another client %v", before, took, testkit.Wait(t, worst, "the other client"))
